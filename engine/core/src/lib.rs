@@ -1,0 +1,2 @@
+//! The vocabulary of Actorflow. (WIP)
+pub mod parallel;
