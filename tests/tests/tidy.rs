@@ -1,0 +1,125 @@
+//! The house rules, held against every source file of the repository.
+//!
+//! A failure names each place as `file:line` with the cure. The rules themselves, with tests of their own, are in
+//! `actorflow_tests::rules`; what is excepted from them, and why, is listed here.
+#![forbid(unsafe_code)]
+
+use std::fs;
+
+use actorflow_tests::repo;
+use actorflow_tests::rules::{self, Exception, Finding};
+use actorflow_tests::source::SourceFile;
+
+/// A file longer than this holds more than one idea.
+const LINE_LIMIT: usize = 600;
+
+/// Files that may be longer.
+const LONG_FILES: &[Exception] = &[];
+
+/// Where `unsafe` is needed. Everything else is safe Rust.
+const UNSAFE_FILES: &[Exception] = &[];
+
+/// The folders whose code runs inside somebody else's program.
+const LIBRARIES: &[&str] = &[
+    "engine/core/src/",
+    "engine/src/",
+    "actors/src/",
+    "kernels/src/",
+    "transport/src/",
+];
+
+/// Every file of the repository.
+fn files() -> Vec<String> {
+    repo::files(&repo::root()).expect("the repository can be listed")
+}
+
+/// Every Rust file of the repository, read.
+fn sources() -> Vec<SourceFile> {
+    let root = repo::root();
+    let read = |file: String| {
+        let text = fs::read_to_string(root.join(&file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        (file, text)
+    };
+    let sources = SourceFile::parse_all(files().into_iter().filter(|file| file.ends_with(".rs")).map(read));
+    assert!(
+        sources.iter().any(|source| source.path == "tests/tests/tidy.rs"),
+        "the listing misses this very file"
+    );
+    sources
+}
+
+/// The text of a file at the top of the repository.
+fn page(name: &str) -> String {
+    fs::read_to_string(repo::root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[track_caller]
+fn none(findings: Vec<Finding>) {
+    let text: Vec<String> = findings.iter().map(Finding::to_string).collect();
+    assert!(
+        findings.is_empty(),
+        "{} place(s) to put right:\n{}",
+        findings.len(),
+        text.join("\n")
+    );
+}
+
+#[test]
+fn no_file_is_too_long() {
+    none(rules::files_are_short(&sources(), LINE_LIMIT, LONG_FILES));
+}
+
+#[test]
+fn unsafe_code_is_confined_to_the_modules_that_need_it() {
+    none(rules::unsafe_is_confined(&sources(), UNSAFE_FILES));
+}
+
+#[test]
+fn every_unsafe_block_says_why_it_is_sound() {
+    none(rules::unsafe_is_justified(&sources()));
+}
+
+#[test]
+fn nothing_unwraps_outside_of_tests() {
+    none(rules::nothing_unwraps(&sources()));
+}
+
+#[test]
+fn nothing_is_marked_as_unfinished() {
+    none(rules::nothing_is_unfinished(&sources()));
+}
+
+#[test]
+fn libraries_do_not_print() {
+    none(rules::libraries_do_not_print(&sources(), LIBRARIES));
+}
+
+#[test]
+fn the_framework_of_control_actors_is_named_in_one_module() {
+    none(rules::crate_is_named_in_one_module(
+        &sources(),
+        "actix",
+        "actors/src/control",
+    ));
+}
+
+#[test]
+fn every_crate_says_what_it_is_for() {
+    let roots: Vec<String> = files()
+        .into_iter()
+        .filter(|file| file.ends_with("src/lib.rs") || file.ends_with("src/main.rs"))
+        .collect();
+    none(rules::crates_say_what_they_are_for(&sources(), &roots));
+}
+
+#[test]
+fn the_readme_mentions_every_top_level_folder() {
+    none(rules::folders_are_mentioned("README.md", &page("README.md"), &files()));
+}
+
+#[test]
+fn the_pages_name_only_paths_that_exist() {
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        none(rules::paths_exist(name, &page(name), &files()));
+    }
+}
