@@ -246,10 +246,34 @@ fn mark_tests(path: &str, lines: &mut [Line], test_modules: &mut Vec<String>) {
 }
 
 fn is_test_attribute(attribute: &str) -> bool {
-    let gate = attribute.starts_with("cfg(")
-        && words(attribute).any(|(_, word)| matches!(word, "test" | "loom" | "shuttle"))
-        && !attribute.contains("not(");
-    attribute == "test" || attribute.ends_with("::test") || gate
+    let condition = attribute.strip_prefix("cfg(").and_then(|rest| rest.strip_suffix(')'));
+    attribute == "test" || attribute.ends_with("::test") || condition.is_some_and(needs_tests)
+}
+
+/// Whether a `cfg` condition can hold only while testing or model checking.
+fn needs_tests(condition: &str) -> bool {
+    let inside = |operator: &str| condition.strip_prefix(operator)?.strip_prefix('(')?.strip_suffix(')');
+    if let Some(inside) = inside("all") {
+        arguments(inside).into_iter().any(needs_tests)
+    } else if let Some(inside) = inside("any") {
+        arguments(inside).into_iter().all(needs_tests) && !inside.is_empty()
+    } else {
+        matches!(condition, "test" | "loom" | "shuttle")
+    }
+}
+
+/// Splits at the commas that are in no parentheses.
+fn arguments(list: &str) -> Vec<&str> {
+    let mut depth = 0usize;
+    let at_top = |c: char| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    };
+    list.split(at_top).filter(|argument| !argument.is_empty()).collect()
 }
 
 /// The index of the bracket that closes the one at `open`, or the last index where nothing does.
