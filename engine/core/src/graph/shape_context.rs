@@ -1,0 +1,122 @@
+//! What a shape function sees.
+
+use super::const_eval::{constant_shape, constant_value};
+use super::{Graph, Node, Output, OutputRef};
+use crate::attr::Attrs;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::shape::PartialShape;
+use crate::tensor::Tensor;
+
+/// The inputs of a node whose output shapes are being inferred.
+pub struct ShapeContext<'a> {
+    graph: &'a Graph,
+    node: &'a Node,
+    shapes: Vec<PartialShape>,
+}
+
+impl ShapeContext<'_> {
+    /// The number of inputs.
+    pub fn num_inputs(&self) -> usize {
+        self.shapes.len()
+    }
+
+    /// The number of outputs.
+    pub fn num_outputs(&self) -> usize {
+        self.node.num_outputs()
+    }
+
+    /// What is known of the shape of input `i`; unknown if there is no such input.
+    pub fn input(&self, i: usize) -> PartialShape {
+        self.shapes.get(i).cloned().unwrap_or_default()
+    }
+
+    /// All inputs' shapes.
+    pub fn inputs(&self) -> &[PartialShape] {
+        &self.shapes
+    }
+
+    /// The attributes, defaults filled in.
+    pub fn attrs(&self) -> &Attrs {
+        self.node.attrs()
+    }
+
+    /// The dtype of input `i`, if it exists.
+    pub fn input_type(&self, i: usize) -> Option<DType> {
+        self.node.input_types().get(i).copied()
+    }
+
+    /// The value of input `i` if it is known when the graph is built.
+    pub fn constant(&self, i: usize) -> Option<Tensor> {
+        constant_value(self.graph, *self.node.inputs().get(i)?)
+    }
+
+    /// The value of input `i`, an integer vector, as a shape of which some dimensions may be known.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if the value is known and is no shape. (-1 is an unknown dimension.)
+    pub fn constant_shape(&self, i: usize) -> Result<PartialShape> {
+        match self.node.inputs().get(i) {
+            Some(r) => constant_shape(self.graph, *r),
+            None => Ok(PartialShape::UNKNOWN),
+        }
+    }
+
+    /// The value of input `i`, an integer scalar, if it is known.
+    pub fn constant_i64(&self, i: usize) -> Option<i64> {
+        self.constant(i)?.to_i64().ok()
+    }
+
+    /// The values of input `i`, integers, if they are known.
+    pub fn constant_i64s(&self, i: usize) -> Option<Vec<i64>> {
+        self.constant(i)?.to_i64_vec().ok()
+    }
+}
+
+/// Runs the node's shape function. `node` is not in the graph yet.
+pub(crate) fn infer(graph: &Graph, node: &Node) -> Result<Vec<PartialShape>> {
+    let shapes: Vec<PartialShape> = node
+        .inputs()
+        .iter()
+        .map(|r| {
+            // An imported loop's back edge may point at a node that does not exist yet.
+            graph.read(|d| {
+                d.nodes
+                    .get(r.node.index())
+                    .map(|n| n.output_shapes.get(r.index as usize).cloned())
+            })
+        })
+        .map(|s| s.flatten().unwrap_or_default())
+        .collect();
+    let names = |shapes: &[PartialShape]| shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let cx = ShapeContext { graph, node, shapes };
+    let out = node.def().shape_fn()(&cx).map_err(|e| {
+        e.context(format!(
+            "{} cannot take inputs of shapes {}",
+            node.op_name(),
+            names(&cx.shapes)
+        ))
+    })?;
+    if out.len() != node.num_outputs() {
+        return Err(Error::internal(format!(
+            "the shape function of {} gave {} shapes for {} outputs",
+            node.op_name(),
+            out.len(),
+            node.num_outputs()
+        )));
+    }
+    Ok(out)
+}
+
+impl Output {
+    /// The value, if it is known when the graph is built (a constant, or computed from constants and known shapes).
+    pub fn constant_value(&self) -> Option<Tensor> {
+        constant_value(
+            self.graph(),
+            OutputRef {
+                node: self.op().id(),
+                index: self.index() as u32,
+            },
+        )
+    }
+}

@@ -1,0 +1,104 @@
+//! How tensors are printed.
+
+use std::fmt;
+
+use super::Tensor;
+use crate::dispatch;
+use crate::dtype::DType;
+
+/// Elements shown at each end of a dimension that is too long to print whole.
+const EDGE: usize = 3;
+/// Tensors with more elements than this are abbreviated.
+const WHOLE: usize = 60;
+
+fn element(t: &Tensor, i: usize) -> String {
+    let show = |s: Option<String>| s.unwrap_or_else(|| "?".into());
+    match t.dtype() {
+        DType::Str => show(
+            t.as_strings()
+                .ok()
+                .and_then(|s| s.get(i))
+                .map(|b| format!("{:?}", String::from_utf8_lossy(b))),
+        ),
+        DType::Resource => show(
+            t.as_resources()
+                .ok()
+                .and_then(|s| s.get(i))
+                .map(|h| h.name().to_owned()),
+        ),
+        DType::Variant => "<variant>".into(),
+        d => dispatch!(d, T in plain => {
+            show(t.as_slice::<T>().ok().and_then(|s| s.get(i)).map(|x| format!("{x:?}")))
+        }, else String::new()),
+    }
+}
+
+fn write_level(
+    f: &mut fmt::Formatter<'_>,
+    t: &Tensor,
+    dims: &[usize],
+    at: usize,
+    depth: usize,
+    cut: bool,
+) -> fmt::Result {
+    let Some((&n, rest)) = dims.split_first() else {
+        return f.write_str(&element(t, at));
+    };
+    let step: usize = rest.iter().product();
+    f.write_str("[")?;
+    let mut first = true;
+    let mut i = 0;
+    while i < n {
+        if !first {
+            f.write_str(",")?;
+            if rest.is_empty() {
+                f.write_str(" ")?
+            } else {
+                write!(f, "\n{:1$}", "", depth + 1)?
+            }
+        }
+        first = false;
+        if cut && n > 2 * EDGE + 1 && i == EDGE {
+            f.write_str("...")?;
+            i = n - EDGE;
+            continue;
+        }
+        write_level(f, t, rest, at + i * step, depth + 1, cut)?;
+        i += 1;
+    }
+    f.write_str("]")
+}
+
+/// The elements, nested by dimension; long dimensions are abbreviated.
+impl fmt::Display for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("[]");
+        }
+        write_level(f, self, self.shape().dims(), 0, 0, self.len() > WHOLE)
+    }
+}
+
+/// Dtype, shape and elements: `float32[2,2] [[1.0, 2.0], ...`.
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{} {self}", self.dtype(), self.shape())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readable_and_bounded() {
+        assert_eq!(
+            format!("{:?}", Tensor::from([[1i32, 2], [3, 4]])),
+            "int32[2,2] [[1, 2],\n [3, 4]]"
+        );
+        assert_eq!(Tensor::from("a").to_string(), "\"a\"");
+        let long = Tensor::from((0..1000i64).collect::<Vec<_>>());
+        assert_eq!(long.to_string(), "[0, 1, 2, ..., 997, 998, 999]");
+        assert_eq!(Tensor::zeros(DType::F32, [0, 3]).unwrap().to_string(), "[]");
+    }
+}
