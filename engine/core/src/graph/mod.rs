@@ -161,7 +161,11 @@ impl Graph {
     /// `NOT_FOUND` if there is no such node or output.
     pub fn output_of(&self, r: OutputRef) -> Result<Output> {
         self.node(r.node)?;
-        Operation { graph: self.clone(), id: r.node }.output(r.index as usize)
+        Operation {
+            graph: self.clone(),
+            id: r.node,
+        }
+        .output(r.index as usize)
     }
 
     /// The seed of all random ops without one of their own, if set.
