@@ -1,1 +1,17 @@
-//! TODO
+//! Operations and their CPU kernels: what a node computes.
+//!
+//! - [`ops`]: one file for each operation (or tight family), with its definition, shape function, gradient, kernel
+//!   and tests; registering it there is all it takes
+//! - [`shapes`]: shape functions that many operations share
+//! - [`testing`]: running small graphs without a runtime, and the gradient check, for tests
+//!
+//! The crate depends on `actorflow-core` only: kernels see the actor runtime through core's traits.
+
+pub mod ops;
+pub mod shapes;
+pub mod testing;
+
+/// Makes sure that the operations of this crate are linked in, and says how many the registry has.
+pub fn link() -> usize {
+    actorflow_core::op::registry().len()
+}

@@ -5,9 +5,11 @@
 //! crate) defines an op and submits it with [`register_ops!`](crate::register_ops); the [`registry`] collects all.
 
 mod registry;
+mod sample;
 mod spec;
 
 pub use registry::{OpRegistration, Registry, registry};
+pub use sample::{SampleFn, Sampler};
 pub use spec::{ArgDef, ArgType, AttrDef, AttrKind};
 
 use std::fmt;
@@ -114,6 +116,7 @@ pub struct OpDef {
     shape: ShapeFn,
     gradient: Gradient,
     kernel: Option<KernelFn>,
+    samples: Vec<SampleFn>,
     mistakes: Vec<String>,
 }
 
@@ -138,6 +141,7 @@ impl OpDef {
             shape: unknown_shapes,
             gradient: Gradient::Undefined,
             kernel: None,
+            samples: Vec::new(),
             mistakes: Vec::new(),
         }
     }
@@ -215,6 +219,14 @@ impl OpDef {
         self.kernel = Some(f);
         self
     }
+
+    /// A way to build the operation with random inputs, for the tests that run over every registered operation:
+    /// its gradient is compared with finite differences there. May be given several times; every operation with a
+    /// gradient needs at least one.
+    pub fn sample(mut self, f: SampleFn) -> Self {
+        self.samples.push(f);
+        self
+    }
 }
 
 /// Reading a definition.
@@ -282,6 +294,11 @@ impl OpDef {
     /// The CPU kernel, if there is one.
     pub fn cpu_kernel(&self) -> Option<KernelFn> {
         self.kernel
+    }
+
+    /// The ways to build it with random inputs.
+    pub fn samples(&self) -> &[SampleFn] {
+        &self.samples
     }
 
     /// Makes the CPU kernel of a node.

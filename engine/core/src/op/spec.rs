@@ -262,7 +262,11 @@ pub(super) fn attr(spec: &str) -> Result<AttrDef, String> {
             AttrKind::Str
         } else {
             let mut allowed = Vec::new();
-            for w in words {
+            // Quantised types are legal in TensorFlow's lists; the engine has none.
+            for w in words
+                .into_iter()
+                .filter(|w| !w.starts_with("qint") && !w.starts_with("quint"))
+            {
                 match (types_of(w), DType::from_name(w)) {
                     (Some(many), _) => allowed.extend(many),
                     (None, Some(d)) => allowed.push(d),

@@ -1,0 +1,4 @@
+//! Constants, placeholders, and what reshapes, slices, joins and gathers.
+
+pub mod constant;
+pub mod identity;

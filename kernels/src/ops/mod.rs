@@ -1,0 +1,3 @@
+//! The operations, by family.
+
+pub mod array;

@@ -1,0 +1,45 @@
+//! Every registered operation with a gradient is compared with finite differences; it joins by being registered.
+
+use actorflow_core::op::{Gradient, registry};
+use actorflow_kernels::testing::check_gradient;
+
+#[test]
+fn every_gradient_agrees_with_finite_differences() {
+    actorflow_kernels::link();
+    registry().check().unwrap();
+    let mut failures = Vec::new();
+    for def in registry().iter() {
+        for (i, sample) in def.samples().iter().enumerate() {
+            for seed in 0..3 {
+                if let Err(e) = check_gradient(*sample, seed) {
+                    failures.push(format!("{} sample {i} seed {seed}: {e}", def.name()));
+                    break;
+                }
+            }
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} failures:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+/// Operations whose gradient only ever reports an error, or that need the runtime and are checked in its tests.
+const ELSEWHERE: &[&str] = &["PreventGradient"];
+
+#[test]
+fn every_operation_with_a_gradient_has_a_sample() {
+    actorflow_kernels::link();
+    let missing: Vec<_> = registry()
+        .iter()
+        .filter(|d| matches!(d.gradient_of(), Gradient::Function(_)) && d.samples().is_empty())
+        .map(|d| d.name())
+        .filter(|n| !ELSEWHERE.contains(n))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "give these operations a sample in their file: {missing:?}"
+    );
+}
