@@ -2,11 +2,13 @@
 //!
 //! - [`ops`]: one file for each operation (or tight family), with its definition, shape function, gradient, kernel
 //!   and tests; registering it there is all it takes
+//! - [`math`]: functions of one or two elements, and the loops that apply them to slices with SIMD
 //! - [`shapes`]: shape functions that many operations share
 //! - [`testing`]: running small graphs without a runtime, and the gradient check, for tests
 //!
 //! The crate depends on `actorflow-core` only: kernels see the actor runtime through core's traits.
 
+pub mod math;
 pub mod ops;
 pub mod shapes;
 pub mod testing;

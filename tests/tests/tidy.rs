@@ -37,6 +37,10 @@ const UNSAFE_FILES: &[Exception] = &[
         path: "actors/src/pool/affinity.rs",
         why: "system calls for core affinity",
     },
+    Exception {
+        path: "kernels/src/math/simd.rs",
+        why: "loops compiled for instruction sets that are found at run time",
+    },
 ];
 
 /// The folders whose code runs inside somebody else's program.
