@@ -14,7 +14,10 @@
 //! The lock-free parts are written against [`sync`], so that their models (the `loom_*` tests) check the code that
 //! ships. This crate depends on `actorflow-core` alone; it knows nothing of kernels, sessions or transports.
 
+#[cfg(not(loom))]
+pub mod control;
 pub mod mailbox;
+pub mod parked;
 pub mod pending;
 #[cfg(not(loom))]
 pub mod pool;

@@ -8,12 +8,12 @@
 //!
 //! **Work** reaches the workers in two ways. A [`Task`] (a node worth running elsewhere) goes to the spawning
 //! worker's own deque, or to the injector; idle workers steal. A *parallel region*
-//! ([`Parallel::run`](actorflow_core::parallel::Parallel::run), a kernel that spreads its own work) is published
+//! ([`Parallel::run`], a kernel that spreads its own work) is published
 //! in a table from which idle workers join it; its owner takes part and never waits for a helper that has not
 //! come. Regions may nest and several threads may run regions at once.
 //!
 //! **Waking.** While a step is active ([`WorkerPool::step_guard`]) a worker that runs out of work first spins for
-//! [`SPIN`](worker::SPIN), so that the consecutive kernels of a step find it awake; then it sleeps. No more
+//! 50 µs, so that the consecutive kernels of a step find it awake; then it sleeps. No more
 //! workers spin than there are free seats. Work is announced by waking one sleeper, and none if one spins; a
 //! worker that finds more than it can do wakes the next, so announcing costs the caller the same whatever the
 //! size of the pool. A sleeper on another core than the caller's is preferred.
