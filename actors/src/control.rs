@@ -27,7 +27,7 @@
 
 #![forbid(unsafe_code)]
 
-mod steps;
+pub mod steps;
 
 use std::{
     fmt,
@@ -42,10 +42,6 @@ use std::{
 
 use actix::{Actor, ActorContext, AsyncContext};
 use parking_lot::Mutex;
-
-pub use self::steps::{
-    Abort, AbortReason, CancelAll, CancelStep, ListSteps, Registration, StepCoordinator, StepId, StepInfo, StepRegistry,
-};
 
 /// Why a message was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

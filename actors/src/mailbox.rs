@@ -59,7 +59,8 @@ type Message<S> = Box<dyn FnOnce(&mut S) + Send>;
 pub type PanicHook = Box<dyn Fn(Box<dyn Any + Send>) + Send + Sync>;
 
 struct Node<S> {
-    next: *mut Node<S>,
+    /// Written by the sender before it publishes the node, then by who took it.
+    next: UnsafeCell<*mut Node<S>>,
     message: Message<S>,
 }
 
@@ -178,7 +179,7 @@ impl<S> Mailbox<S> {
     #[cold]
     fn push(&self, message: Message<S>) -> bool {
         let node = Box::into_raw(Box::new(Node {
-            next: ptr::null_mut(),
+            next: UnsafeCell::new(ptr::null_mut()),
             message,
         }));
         let mut head = self.head.load(Relaxed);
@@ -195,7 +196,7 @@ impl<S> Mailbox<S> {
                 }
             } else {
                 // SAFETY: the node is this thread's until the exchange below publishes it.
-                unsafe { (*node).next = head };
+                unsafe { (*node).next.with_mut(|next| *next = head) };
                 // Release: publishes the node to the runner that takes it.
                 match self.head.compare_exchange_weak(head, node, Release, Relaxed) {
                     Ok(_) => return false,
@@ -257,7 +258,7 @@ impl<S> Mailbox<S> {
                     return None;
                 }
                 let node = Box::from_raw(*taken);
-                *taken = node.next;
+                *taken = node.next.with(|next| *next);
                 Some(node)
             }
         })
@@ -277,9 +278,9 @@ impl<S> Mailbox<S> {
         let mut oldest = ptr::null_mut();
         while newest != busy() && !newest.is_null() {
             // SAFETY: the swap detached the list, so its nodes are this thread's alone.
-            let next = unsafe { (*newest).next };
+            let next = unsafe { (*newest).next.with(|next| *next) };
             // SAFETY: as above.
-            unsafe { (*newest).next = oldest };
+            unsafe { (*newest).next.with_mut(|next| *next = oldest) };
             oldest = newest;
             newest = next;
         }

@@ -115,6 +115,29 @@ fn a_request_is_served_or_cancelled_and_no_token_is_lost() {
 }
 
 #[test]
+fn a_request_that_must_wait_on_is_cancelled_even_if_it_was_just_looked_at() {
+    support::model(|| {
+        let mut resource = Resource::new();
+        let resumed = [0; 2].map(|_| Arc::new(AtomicUsize::new(0)));
+        let ticket = resource.parked.park(1, Want { want: 2, got: 0 }, count(&resumed[0]));
+        resource.parked.park(2, Want { want: 1, got: 0 }, count(&resumed[1]));
+        let mailbox = Arc::new(Mailbox::new(resource));
+
+        let other = Arc::clone(&mailbox);
+        let canceller = thread::spawn(move || {
+            assert_ne!(ticket.cancel(Cause::Aborted), Cancellation::TooLate);
+            other.send(Resource::scan);
+        });
+        mailbox.send(|resource| resource.add(1));
+        canceller.join().expect("no panic");
+
+        assert_eq!(resumed[0].load(Relaxed), CANCELLED);
+        assert_eq!(resumed[1].load(Relaxed), SERVED);
+        assert_eq!(mailbox.try_with(|resource| resource.tokens.0).ok(), Some(0));
+    });
+}
+
+#[test]
 fn two_cancellers_and_the_dropping_resource_resume_it_once() {
     support::model(|| {
         let mut resource = Resource::new();
