@@ -515,11 +515,12 @@ mod tests {
         let host = Arc::new(ArbiterHost::new("control"));
         let (tx, aborts) = mpsc::channel();
         let table = Arc::new(Table::default());
-        host.start(StepCoordinator {
+        // An actor that nobody can send to any more stops by itself.
+        let coordinator = StepCoordinator {
             table: Arc::clone(&table),
             timer: None,
-        })
-        .unwrap();
+        };
+        let _address = host.start(coordinator).unwrap();
         let info = StepInfo {
             id: 9,
             label: "step".into(),
