@@ -3,8 +3,8 @@
 //! Everything that runs is an actor: it has behaviour, a mailbox, and runs only when a message arrives. Each kind
 //! is as heavy as it needs to be:
 //!
-//! * **node actors**, one per graph node per step: a slice of input slots and one [`pending`] word;
-//! * **resource actors** (variables, queues …): state behind a [`mailbox`], with requests that cannot be served yet
+//! * **node actors**, one per graph node per step: a slice of input slots and one [`pending`] word, run by [`exec`];
+//! * **resource actors** (variables, queues …): state whose [`turn`] a kernel holds, or behind a [`mailbox`], with requests that cannot be served yet
 //!   [`parked`] as continuations, never as blocked threads;
 //! * the **CPU device actor**: a [`pool`] of workers with exactly as many seats as threads, for whole nodes and for
 //!   the insides of kernels;
@@ -16,6 +16,10 @@
 
 #[cfg(not(loom))]
 pub mod control;
+#[cfg(not(loom))]
+pub mod device;
+#[cfg(not(loom))]
+pub mod exec;
 pub mod mailbox;
 pub mod parked;
 pub mod pending;
@@ -23,3 +27,4 @@ pub mod pending;
 pub mod pool;
 pub mod region;
 pub mod sync;
+pub mod turn;

@@ -160,6 +160,18 @@ impl ResourceManager {
         drop(removed);
     }
 
+    /// Removes everything.
+    pub fn clear_all(&self) {
+        let removed = {
+            let mut map = self.map.lock();
+            if map.is_empty() {
+                return;
+            }
+            std::mem::take(&mut *map)
+        };
+        drop(removed);
+    }
+
     /// Every resource: container, name, handle; sorted.
     pub fn list(&self) -> Vec<(String, String, ResourceHandle)> {
         let mut v: Vec<_> = self

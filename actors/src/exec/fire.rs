@@ -1,0 +1,477 @@
+//! Firing nodes, depth first, on one thread.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::*;
+use std::time::Instant;
+
+use actorflow_core::Tensor;
+use actorflow_core::actor::Claims;
+use actorflow_core::cancel::CancelToken;
+use actorflow_core::error::{Error, Result};
+use actorflow_core::kernel::{OpContext, Resume, Suspend};
+use actorflow_core::resource::Variable;
+
+use super::plan::{CLAIMS, DEREF, EXPENSIVE_NS, Edge, MEASURED, NO_NODE, Plan, PlanNode, SUSPENDS, UNUSED_OUTPUTS};
+use super::run::{Executor, Job};
+use super::step::{Arrived, NodeTrace, RUNNING, Scratch, Step, WAITING};
+
+/// A thread that fires nodes of one step. `SOLO`: it is the only one.
+pub(super) struct Runner<'a, const SOLO: bool> {
+    pub(super) exec: &'a Arc<Executor>,
+    pub(super) plan: &'a Arc<Plan>,
+    pub(super) step: &'a Arc<Step>,
+    pub(super) scratch: &'a mut Scratch,
+    /// The node whose kernel runs, for the message of a panic.
+    current: u32,
+}
+
+/// How far preparing a node's inputs and turns got.
+enum Ready {
+    Yes,
+    /// The node waits outside, or the step failed.
+    No,
+}
+
+impl<'a, const SOLO: bool> Runner<'a, SOLO> {
+    pub(super) fn new(
+        exec: &'a Arc<Executor>,
+        plan: &'a Arc<Plan>,
+        step: &'a Arc<Step>,
+        scratch: &'a mut Scratch,
+    ) -> Self {
+        if scratch.outputs.len() < plan.max_outputs {
+            scratch.outputs.resize(plan.max_outputs, None);
+        }
+        Runner {
+            exec,
+            plan,
+            step,
+            scratch,
+            current: 0,
+        }
+    }
+
+    /// Delivers the feeds and fires what follows.
+    pub(super) fn start(&mut self, feeds: impl Iterator<Item = Tensor>) {
+        // Roots are pushed in reverse, so that they start in order.
+        self.scratch.stack.extend(self.plan.roots.iter().rev());
+        for (k, t) in feeds.enumerate() {
+            let range = self.plan.feed_first[k] as usize..self.plan.feed_first[k + 1] as usize;
+            let mut value = Some(t);
+            for e in &self.plan.feed_edges[range] {
+                let t = if e.last { value.take() } else { value.clone() };
+                if let Some(t) = t {
+                    self.deliver(e, t);
+                }
+            }
+        }
+        self.drain();
+    }
+
+    /// Fires the nodes of the stack and all that become ready, until none is left or the step fails.
+    pub(super) fn drain(&mut self) {
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| self.fire_all())) {
+                Ok(()) => return,
+                Err(payload) => {
+                    let what = payload
+                        .downcast_ref::<&str>()
+                        .map(|s| (*s).to_owned())
+                        .or_else(|| payload.downcast_ref::<String>().cloned())
+                        .unwrap_or_else(|| "no message".into());
+                    let info = &self.plan.info[self.current as usize];
+                    self.step
+                        .fail(info.blame(Error::internal(format!("the kernel panicked: {what}"))));
+                    self.scratch.claims.release_all();
+                    self.scratch.outputs.iter_mut().for_each(|o| *o = None);
+                }
+            }
+        }
+    }
+
+    fn fire_all(&mut self) {
+        let mut fired = 0u32;
+        while let Some(n) = self.scratch.stack.pop() {
+            let mut next = Some(n);
+            while let Some(n) = next {
+                if self.step.has_failed() {
+                    self.scratch.stack.clear();
+                    return;
+                }
+                fired = fired.wrapping_add(1);
+                if fired % 256 == 0 {
+                    self.check_deadline();
+                }
+                next = self.fire(n, false);
+            }
+        }
+    }
+
+    #[cold]
+    fn check_deadline(&self) {
+        if self.step.deadline.is_some_and(|d| Instant::now() >= d) {
+            self.step
+                .fail(Error::deadline("the run did not finish before its deadline"));
+        }
+    }
+
+    /// Fires one node; the ready node to go on with, if there is one. `claimed`: its turns are held already, in
+    /// the scratch area.
+    #[inline]
+    pub(super) fn fire(&mut self, n: u32, claimed: bool) -> Option<u32> {
+        debug_assert!((n as usize) < self.plan.nodes.len());
+        let plan: &'a Plan = self.plan;
+        // SAFETY: node numbers come from the plan, which checked them when it was made.
+        let node = unsafe { plan.nodes.get_unchecked(n as usize) };
+        self.current = n;
+        if node.flags & (DEREF | CLAIMS) != 0
+            && !claimed
+            && let Ready::No = self.prepare(n, node)
+        {
+            return None;
+        }
+        let timed = (self.step.measure && node.flags & MEASURED != 0) || self.step.trace.is_some();
+        if SOLO || node.cost.load(Relaxed) < EXPENSIVE_NS {
+            // Cheap: inline.
+        } else {
+            self.share_stack();
+        }
+        let begun = if timed { Some(Instant::now()) } else { None };
+        // SAFETY: all inputs of this node have arrived, so nobody else touches its slots.
+        let inputs = unsafe { self.step.inputs(node.first_slot, node.inputs) };
+        let suspender = Suspender {
+            exec: self.exec,
+            plan: self.plan,
+            step: self.step,
+            node: n,
+        };
+        let suspend: Option<&dyn Suspend> = if node.flags & SUSPENDS != 0 {
+            Some(&suspender)
+        } else {
+            None
+        };
+        let outputs = &mut self.scratch.outputs[..node.outputs as usize];
+        let mut cx = OpContext::new(inputs, outputs, &self.step.cx, &self.scratch.claims, suspend);
+        let result = node.kernel.compute(&mut cx);
+        let suspended = cx.is_suspended();
+        if node.flags & CLAIMS != 0 {
+            self.scratch.claims.release_all();
+        }
+        if let Some(begun) = begun {
+            self.timed(n, node, begun);
+        }
+        // SAFETY: as above; the context is gone.
+        for slot in unsafe { self.step.inputs(node.first_slot, node.inputs) } {
+            if slot.is_some() {
+                *slot = None;
+            }
+        }
+        match result {
+            Ok(()) if !suspended => self.propagate(n, node),
+            Ok(()) => None,
+            Err(e) => {
+                self.step.fail(plan.info[n as usize].blame(e));
+                self.scratch.outputs[..node.outputs as usize]
+                    .iter_mut()
+                    .for_each(|o| *o = None);
+                None
+            }
+        }
+    }
+
+    /// Sends the outputs to those who wait for them; one node that became ready by it, the others are stacked.
+    #[inline]
+    fn propagate(&mut self, n: u32, node: &PlanNode) -> Option<u32> {
+        let plan: &'a Plan = self.plan;
+        let mut next = None;
+        let first = node.first_edge as usize;
+        // SAFETY: edge ranges come from the plan, which laid them out when it was made.
+        let edges = unsafe { plan.edges.get_unchecked(first..first + node.edges as usize) };
+        for e in edges {
+            let out = &mut self.scratch.outputs[e.out as usize];
+            let t = if e.last { out.take() } else { out.clone() };
+            let Some(t) = t else {
+                self.empty_output(n, e.out);
+                return None;
+            };
+            // SAFETY: this node is the producer of the slot, and the arrival is counted below.
+            unsafe { self.step.put(e.slot, t) };
+            if e.dst != NO_NODE && self.arrive(e.dst) {
+                if let Some(before) = next.replace(e.dst) {
+                    self.scratch.stack.push(before);
+                }
+            }
+        }
+        if node.flags & UNUSED_OUTPUTS != 0 {
+            self.scratch.outputs[..node.outputs as usize]
+                .iter_mut()
+                .for_each(|o| *o = None);
+        }
+        let first = node.first_control as usize;
+        // SAFETY: as for the data edges.
+        for &dst in unsafe { plan.controls.get_unchecked(first..first + node.controls as usize) } {
+            if self.arrive(dst) {
+                if let Some(before) = next.replace(dst) {
+                    self.scratch.stack.push(before);
+                }
+            }
+        }
+        next
+    }
+
+    #[inline(always)]
+    fn arrive(&self, dst: u32) -> bool {
+        debug_assert!((dst as usize) < self.step.pending.len());
+        // SAFETY: `dst` is a node of the plan, and the slab has a word for each.
+        let p = unsafe { self.step.pending.get_unchecked(dst as usize) };
+        if SOLO { p.arrive_solo(1) } else { p.arrive(1) }
+    }
+
+    fn deliver(&mut self, e: &Edge, t: Tensor) {
+        // SAFETY: feeds are the only producers of these slots.
+        unsafe { self.step.put(e.slot, t) };
+        if e.dst != NO_NODE && self.arrive(e.dst) {
+            self.scratch.stack.push(e.dst);
+        }
+    }
+
+    #[cold]
+    fn empty_output(&mut self, n: u32, out: u16) {
+        let e = Error::internal(format!("the kernel left output {out} empty"));
+        self.step.fail(self.plan.info[n as usize].blame(e));
+        self.scratch.outputs.iter_mut().for_each(|o| *o = None);
+    }
+
+    #[cold]
+    fn timed(&self, n: u32, node: &PlanNode, begun: Instant) {
+        let took = begun.elapsed().as_nanos() as u64;
+        if self.step.measure {
+            let now = u32::try_from(took).unwrap_or(u32::MAX);
+            let before = node.cost.load(Relaxed);
+            // Smoothed, so that one preempted measurement does not change the schedule for long.
+            let cost = if before == 0 {
+                now
+            } else {
+                (before / 4).saturating_mul(3).saturating_add(now / 4)
+            };
+            node.cost.store(cost, Relaxed);
+        }
+        if let (Some(trace), Some(start)) = (&self.step.trace, self.step.started) {
+            let info = &self.plan.info[n as usize];
+            let thread = std::thread::current();
+            trace.lock().nodes.push(NodeTrace {
+                name: info.name.clone(),
+                op: info.op,
+                start_ns: begun.saturating_duration_since(start).as_nanos() as u64,
+                duration_ns: took,
+                thread: thread
+                    .name()
+                    .map_or_else(|| format!("{:?}", thread.id()), str::to_owned),
+            });
+        }
+    }
+
+    /// Before an expensive node: gives other expensive nodes that are ready to idle workers.
+    fn share_stack(&mut self) {
+        let mut i = 0;
+        while i < self.scratch.stack.len() && self.exec.pool().idle() {
+            let n = self.scratch.stack[i];
+            if self.plan.nodes[n as usize].cost.load(Relaxed) >= EXPENSIVE_NS {
+                self.scratch.stack.remove(i);
+                self.step.outstanding.fetch_add(RUNNING, Relaxed);
+                self.exec
+                    .pool()
+                    .spawn(Box::new(Job::fire(self.exec, self.plan, self.step, n)));
+            } else {
+                i += 1;
+            }
+        }
+    }
+
+    /// Reads references and claims turns; what is busy makes the node wait outside.
+    fn prepare(&mut self, n: u32, node: &PlanNode) -> Ready {
+        match self.try_prepare(n, node) {
+            Ok(r) => r,
+            Err(e) => {
+                self.step.fail(self.plan.info[n as usize].blame(e));
+                Ready::No
+            }
+        }
+    }
+
+    fn try_prepare(&mut self, n: u32, node: &PlanNode) -> Result<Ready> {
+        // SAFETY: all inputs of this node have arrived, so nobody else touches its slots.
+        let inputs = unsafe { self.step.inputs(node.first_slot, node.inputs) };
+        if node.flags & DEREF != 0 {
+            for &i in &self.plan.deref[n as usize] {
+                let Some(t) = &inputs[i as usize] else { continue };
+                // An input that came back from waiting has its value already.
+                let Ok([handle]) = t.as_resources() else { continue };
+                let variable = handle.get::<Variable>()?;
+                match variable.actor().try_with(|s| s.value.clone()) {
+                    Ok(Some(value)) => inputs[i as usize] = Some(value),
+                    Ok(None) => return Err(variable.uninitialized()),
+                    Err(_) => {
+                        self.wait_to_read(n, i, variable);
+                        return Ok(Ready::No);
+                    }
+                }
+            }
+        }
+        if node.flags & CLAIMS != 0 {
+            let mut want = std::mem::take(&mut self.scratch.claims);
+            let cx = OpContext::new(inputs, &mut [], &self.step.cx, const { &Claims::none() }, None);
+            node.kernel.claims(&cx, &mut want)?;
+            if want.try_claim_all() {
+                self.scratch.claims = want;
+            } else {
+                self.wait_for_turns(n, want);
+                return Ok(Ready::No);
+            }
+        }
+        Ok(Ready::Yes)
+    }
+
+    fn begin_waiting(&self, n: u32) {
+        self.step.note_waiting(n);
+        self.step.outstanding.fetch_add(WAITING, Relaxed);
+    }
+
+    #[cold]
+    fn wait_for_turns(&self, n: u32, want: Claims) {
+        self.begin_waiting(n);
+        let (exec, plan, step) = (self.exec.clone(), self.plan.clone(), self.step.clone());
+        want.claim_all(Box::new(move |held| {
+            come_back(&exec, &plan, &step, n, Arrived::Granted(n, held))
+        }));
+    }
+
+    #[cold]
+    fn wait_to_read(&self, n: u32, input: u16, variable: Arc<Variable>) {
+        self.begin_waiting(n);
+        let (exec, plan, step) = (self.exec.clone(), self.plan.clone(), self.step.clone());
+        let mut want = Claims::none();
+        want.want(variable.clone());
+        want.claim_all(Box::new(move |mut held| {
+            let value = held.state(variable.actor()).map(|s| s.value.clone());
+            held.release_all();
+            let value = value.and_then(|v| v.ok_or_else(|| variable.uninitialized()));
+            come_back(&exec, &plan, &step, n, Arrived::Read(n, input, value));
+        }));
+    }
+
+    /// Takes up a node that waited outside.
+    pub(super) fn resume(&mut self, arrived: Arrived) {
+        match arrived {
+            Arrived::Granted(n, mut held) => {
+                if self.step.has_failed() {
+                    held.release_all();
+                    return;
+                }
+                self.scratch.claims = held;
+                let mut fired = None;
+                let run = catch_unwind(AssertUnwindSafe(|| fired = self.fire(n, true)));
+                if let Err(payload) = run {
+                    // Reported by the common path: the same payload, with the node set.
+                    self.scratch.claims.release_all();
+                    let what = payload
+                        .downcast_ref::<&str>()
+                        .map_or_else(String::new, |s| (*s).to_owned());
+                    let info = &self.plan.info[n as usize];
+                    self.step
+                        .fail(info.blame(Error::internal(format!("the kernel panicked: {what}"))));
+                }
+                self.scratch.stack.extend(fired);
+            }
+            Arrived::Read(n, input, value) => match value {
+                Ok(v) => {
+                    let node = &self.plan.nodes[n as usize];
+                    // SAFETY: the node is ready and waits for this very call, so nobody else touches its slots.
+                    let inputs = unsafe { self.step.inputs(node.first_slot, node.inputs) };
+                    inputs[input as usize] = Some(v);
+                    self.scratch.stack.push(n);
+                }
+                Err(e) => self.step.fail(self.plan.info[n as usize].blame(e)),
+            },
+            Arrived::Outputs(n, outputs) => {
+                let node = &self.plan.nodes[n as usize];
+                match outputs {
+                    Ok(v) if v.len() == node.outputs as usize => {
+                        for (slot, t) in self.scratch.outputs.iter_mut().zip(v) {
+                            *slot = Some(t);
+                        }
+                        let next = self.propagate(n, node);
+                        self.scratch.stack.extend(next);
+                    }
+                    Ok(v) => {
+                        let e = Error::internal(format!("{} outputs were delivered for {}", v.len(), node.outputs));
+                        self.step.fail(self.plan.info[n as usize].blame(e));
+                    }
+                    Err(e) => self.step.fail(self.plan.info[n as usize].blame(e)),
+                }
+            }
+        }
+        self.drain();
+    }
+}
+
+/// Brings a node that waited outside back to its step.
+fn come_back(exec: &Arc<Executor>, plan: &Arc<Plan>, step: &Arc<Step>, n: u32, arrived: Arrived) {
+    step.note_back(n);
+    if step.solo {
+        step.inbox.push(arrived);
+        step.event.set();
+    } else {
+        // One atomic step from waiting to running, so that the step never looks finished in between.
+        step.outstanding.fetch_sub(WAITING - RUNNING, AcqRel);
+        exec.pool().spawn(Box::new(Job::resume(exec, plan, step, arrived)));
+    }
+}
+
+struct Suspender<'a> {
+    exec: &'a Arc<Executor>,
+    plan: &'a Arc<Plan>,
+    step: &'a Arc<Step>,
+    node: u32,
+}
+
+impl Suspend for Suspender<'_> {
+    fn suspend(&self) -> Box<dyn Resume> {
+        self.step.note_waiting(self.node);
+        self.step.outstanding.fetch_add(WAITING, Relaxed);
+        Box::new(Suspended {
+            exec: self.exec.clone(),
+            plan: self.plan.clone(),
+            step: self.step.clone(),
+            node: self.node,
+        })
+    }
+}
+
+struct Suspended {
+    exec: Arc<Executor>,
+    plan: Arc<Plan>,
+    step: Arc<Step>,
+    node: u32,
+}
+
+impl Resume for Suspended {
+    fn resume(self: Box<Self>, outputs: Result<Vec<Tensor>>) {
+        come_back(
+            &self.exec,
+            &self.plan,
+            &self.step,
+            self.node,
+            Arrived::Outputs(self.node, outputs),
+        );
+    }
+
+    fn step_id(&self) -> u64 {
+        self.step.cx.step_id
+    }
+
+    fn cancel(&self) -> &CancelToken {
+        &self.step.cx.cancel
+    }
+}

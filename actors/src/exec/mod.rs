@@ -1,0 +1,22 @@
+//! Plans and steps: the node actors.
+//!
+//! A [`Plan`] is the immutable, compiled form of a graph for one set of feeds, fetches and targets; a run of it is
+//! a *step*. A node actor's address is its dense number in the plan, its mailbox a slice of the step's slots and
+//! one [`pending`](crate::pending) word; sending to it is a slot write and an arrival.
+//!
+//! - `plan`: compiling a [`PlanSpec`], the CSR edges, the pool of steps
+//! - `step`: the slots and words of a run, its outcome, what waits outside of any worker
+//! - `fire`: running nodes depth first on one thread
+//! - `run`: driving a step: on the caller alone, with the device's workers, or asynchronously
+//!
+//! **Failure.** The first error (or panic) of a node fails the step, names the node, cancels what waits and stops
+//! firing. A step with an error is discarded, never reused.
+
+mod fire;
+mod plan;
+mod run;
+mod step;
+
+pub use plan::{InputSpec, NodeInfo, NodeSpec, Plan, PlanSpec, Role, Source};
+pub use run::{Executor, RunOptions, StepFuture};
+pub use step::{NodeTrace, Trace};
