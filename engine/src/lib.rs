@@ -1,2 +1,39 @@
-//! TODO
+//! Actorflow: dataflow graphs that run as actors.
+//!
+//! This is the crate that programs use. It joins the layers below and adds what people write:
+//!
+//! - [`Graph`], [`Output`], [`Operation`], operators and methods on outputs: the programming model (from `core`)
+//! - [`Session`], [`Callable`]: running parts of a graph, with state that stays
+//! - [`gradients`]: symbolic differentiation
+//! - [`passes`]: rewriting what is run
+//! - [`graphdef`]: TensorFlow's `GraphDef`
+//!
+//! It may depend on `actorflow-core`, `-kernels`, `-actors` and `-transport`, which do not know it.
+
 pub mod graphdef;
+pub mod passes;
+pub mod session;
+
+pub use actorflow_actors::exec::{NodeTrace, StepFuture, Trace};
+pub use actorflow_core::cancel::CancelToken;
+pub use actorflow_core::gradient::{Grad, GradientOptions, IndexedSlices, gradients, gradients_with};
+pub use actorflow_core::graph::keys;
+pub use actorflow_core::{
+    AttrValue, Attrs, Code, DType, Element, Error, Graph, Operation, Output, PartialShape, Result, Shape, Tensor,
+    dispatch, register_ops,
+};
+pub use passes::Passes;
+pub use session::{Callable, Runner, Session, SessionOptions};
+
+/// What an operation of one's own is made of: its definition, what its kernel sees, its gradient.
+pub mod op {
+    pub use actorflow_core::actor::{Actor, Claims};
+    pub use actorflow_core::gradient::GradContext;
+    pub use actorflow_core::graph::ShapeContext;
+    pub use actorflow_core::kernel::{Continuation, Cost, Kernel, KernelInit, OpContext};
+    pub use actorflow_core::op::{ArgDef, ArgType, AttrDef, AttrKind, Category, Gradient, OpDef, Registry, registry};
+    pub use actorflow_core::resource::{Resource, ResourceHandle, ResourceManager, Variable};
+}
+
+#[doc(hidden)]
+pub use actorflow_core::{half, inventory, num_complex};

@@ -277,6 +277,7 @@ impl Executor {
         self: &Arc<Self>,
         plan: &Arc<Plan>,
         feeds: Vec<Tensor>,
+        deadline: Option<Instant>,
         cancel: Option<&CancelToken>,
     ) -> StepFuture {
         let shared = Arc::new(Mutex::new(Outcome {
@@ -291,7 +292,15 @@ impl Executor {
             let mut step = self.step(plan);
             {
                 let s = Arc::get_mut(&mut step).ok_or_else(|| Error::internal("a pooled step is in use"))?;
-                self.prepare(s, plan, false, &RunOptions::default());
+                self.prepare(
+                    s,
+                    plan,
+                    false,
+                    &RunOptions {
+                        deadline,
+                        ..RunOptions::default()
+                    },
+                );
                 s.outstanding.store(RUNNING, Relaxed);
             }
             Ok(step)

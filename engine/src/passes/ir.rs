@@ -1,0 +1,366 @@
+//! The form in which passes see a graph: just what one run needs, free to be rewritten.
+
+use std::collections::HashMap;
+use std::panic::Location;
+use std::sync::Arc;
+
+use actorflow_actors::exec::{InputSpec, NodeInfo, NodeSpec, PlanSpec, Role, Source};
+use actorflow_core::error::{Error, Result};
+use actorflow_core::graph::{Node, NodeId, OutputRef};
+use actorflow_core::kernel::{Kernel, KernelInit};
+use actorflow_core::op::{OpDef, registry};
+use actorflow_core::resource::ResourceManager;
+use actorflow_core::{Attrs, DType, Graph, PartialShape, Tensor};
+
+/// A node of the reduced graph.
+#[derive(Clone)]
+pub struct IrNode {
+    /// The name in the graph; nodes made by passes carry the name of the node they replace.
+    pub name: Arc<str>,
+    /// The operation.
+    pub def: &'static OpDef,
+    /// The attributes.
+    pub attrs: Attrs,
+    /// The data inputs.
+    pub inputs: Vec<Source>,
+    /// The dtypes of the inputs.
+    pub input_types: Vec<DType>,
+    /// Which inputs are taken as references.
+    pub input_refs: Vec<bool>,
+    /// The nodes that must finish before.
+    pub control: Vec<usize>,
+    /// The dtypes of the outputs.
+    pub output_types: Vec<DType>,
+    /// Which outputs are references.
+    pub output_refs: Vec<bool>,
+    /// What is known of the outputs' shapes.
+    pub output_shapes: Vec<PartialShape>,
+    /// The source line that built it.
+    pub location: Option<&'static Location<'static>>,
+    /// The run asks for this very node to finish, or another node waits for it.
+    pub pinned: bool,
+}
+
+impl IrNode {
+    /// Whether passes must leave it alone: it has state or effects, or belongs to control flow.
+    pub fn is_untouchable(&self) -> bool {
+        self.def.is_stateful() || self.def.is_control_flow()
+    }
+
+    /// A copy of a graph node without its edges.
+    fn from_node(n: &Node) -> IrNode {
+        IrNode {
+            name: n.shared_name().clone(),
+            def: n.def(),
+            attrs: n.attrs().clone(),
+            inputs: Vec::new(),
+            input_types: n.input_types().to_vec(),
+            input_refs: n.input_refs().to_vec(),
+            control: Vec::new(),
+            output_types: n.output_types().to_vec(),
+            output_refs: (0..n.num_outputs()).map(|i| n.output_is_ref(i)).collect(),
+            output_shapes: (0..n.num_outputs()).map(|i| n.output_shape(i).clone()).collect(),
+            location: n.location(),
+            pinned: false,
+        }
+    }
+
+    /// Makes the node's kernel.
+    ///
+    /// # Errors
+    /// What the kernel factory returns, with the node's name.
+    pub fn kernel(&self, resources: &Arc<ResourceManager>) -> Result<Arc<dyn Kernel>> {
+        let init = KernelInit {
+            name: &self.name,
+            op: self.def.name(),
+            attrs: &self.attrs,
+            input_types: &self.input_types,
+            input_refs: &self.input_refs,
+            output_types: &self.output_types,
+            resources,
+        };
+        self.def.make_kernel(&init).map(Arc::from).map_err(|e| self.blame(e))
+    }
+
+    /// Adds to an error what is known of this node.
+    pub fn blame(&self, e: Error) -> Error {
+        self.info().blame(e)
+    }
+
+    fn info(&self) -> NodeInfo {
+        NodeInfo {
+            name: self.name.clone(),
+            op: self.def.name(),
+            location: self.location,
+        }
+    }
+}
+
+/// The part of a graph that one set of feeds, fetches and targets needs.
+#[derive(Clone, Default)]
+pub struct Ir {
+    /// The nodes; those that passes have removed are `None`.
+    pub nodes: Vec<Option<IrNode>>,
+    /// The number of feeds.
+    pub feeds: usize,
+    /// What is fetched.
+    pub fetches: Vec<Source>,
+}
+
+impl Ir {
+    /// Reduces a graph: everything that `fetches` and `targets` depend on, cut at `feeds`.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` for ids that the graph does not have.
+    pub fn reduce(graph: &Graph, feeds: &[OutputRef], fetches: &[OutputRef], targets: &[NodeId]) -> Result<Ir> {
+        let nodes = graph.nodes();
+        let fed: HashMap<OutputRef, usize> = feeds.iter().enumerate().map(|(k, f)| (*f, k)).collect();
+        let mut number: HashMap<NodeId, usize> = HashMap::new();
+        let mut found: Vec<NodeId> = Vec::new();
+        let mut visit = |id: NodeId, todo: &mut Vec<NodeId>| {
+            number.entry(id).or_insert_with(|| {
+                found.push(id);
+                todo.push(id);
+                found.len() - 1
+            });
+        };
+        let mut todo = Vec::new();
+        for f in fetches.iter().filter(|f| !fed.contains_key(f)) {
+            visit(f.node, &mut todo);
+        }
+        for t in targets {
+            visit(*t, &mut todo);
+        }
+        while let Some(id) = todo.pop() {
+            let n = nodes
+                .get(id.index())
+                .ok_or_else(|| Error::not_found("a node is not of this graph"))?;
+            for r in n.inputs().iter().filter(|r| !fed.contains_key(r)) {
+                visit(r.node, &mut todo);
+            }
+            for c in n.control_inputs() {
+                visit(*c, &mut todo);
+            }
+        }
+        let source = |r: &OutputRef| match fed.get(r) {
+            Some(k) => Source::Feed(*k),
+            None => Source::Node {
+                node: number[&r.node],
+                output: r.index as usize,
+            },
+        };
+        let mut ir = Ir {
+            nodes: Vec::with_capacity(found.len()),
+            feeds: feeds.len(),
+            fetches: Vec::new(),
+        };
+        for id in &found {
+            let n = &nodes[id.index()];
+            let mut node = IrNode::from_node(n);
+            node.inputs = n.inputs().iter().map(source).collect();
+            node.control = n.control_inputs().iter().map(|c| number[c]).collect();
+            ir.nodes.push(Some(node));
+        }
+        for t in targets {
+            if let Some(n) = &mut ir.nodes[number[t]] {
+                n.pinned = true;
+            }
+        }
+        ir.fetches = fetches.iter().map(source).collect();
+        ir.pin_control_sources();
+        Ok(ir)
+    }
+
+    fn pin_control_sources(&mut self) {
+        let sources: Vec<usize> = self
+            .nodes
+            .iter()
+            .flatten()
+            .flat_map(|n| n.control.iter().copied())
+            .collect();
+        for c in sources {
+            if let Some(n) = &mut self.nodes[c] {
+                n.pinned = true;
+            }
+        }
+    }
+
+    /// The node of that number, if it is still there.
+    pub fn node(&self, i: usize) -> Option<&IrNode> {
+        self.nodes.get(i).and_then(Option::as_ref)
+    }
+
+    /// Who uses each output: `(consumer, input number)` by `(node, output)`.
+    pub fn uses(&self) -> HashMap<(usize, usize), Vec<(usize, usize)>> {
+        let mut uses: HashMap<_, Vec<_>> = HashMap::new();
+        for (i, n) in self.nodes.iter().enumerate() {
+            let Some(n) = n else { continue };
+            for (slot, s) in n.inputs.iter().enumerate() {
+                if let Source::Node { node, output } = *s {
+                    uses.entry((node, output)).or_default().push((i, slot));
+                }
+            }
+        }
+        uses
+    }
+
+    /// Whether an output is fetched.
+    pub fn is_fetched(&self, node: usize) -> bool {
+        self.fetches
+            .iter()
+            .any(|f| matches!(f, Source::Node { node: n, .. } if *n == node))
+    }
+
+    /// Makes everyone who uses `from` use `to`.
+    pub fn redirect(&mut self, from: Source, to: Source) {
+        for n in self.nodes.iter_mut().flatten() {
+            for s in &mut n.inputs {
+                if *s == from {
+                    *s = to;
+                }
+            }
+        }
+        for f in &mut self.fetches {
+            if *f == from {
+                *f = to;
+            }
+        }
+    }
+
+    /// Turns a node into a constant.
+    ///
+    /// # Errors
+    /// `UNIMPLEMENTED` if there is no `Const` operation.
+    pub fn make_constant(&mut self, i: usize, value: Tensor) -> Result<()> {
+        let def = registry().get("Const")?;
+        if let Some(n) = &mut self.nodes[i] {
+            n.def = def;
+            n.attrs = Attrs::new();
+            n.attrs.set("dtype", value.dtype());
+            n.output_shapes = vec![PartialShape::from(value.shape())];
+            n.attrs.set("value", value);
+            n.inputs.clear();
+            n.input_types.clear();
+            n.input_refs.clear();
+        }
+        Ok(())
+    }
+
+    /// Removes nodes that nobody uses and that are not asked for.
+    pub fn sweep(&mut self) {
+        let mut live = vec![false; self.nodes.len()];
+        let mut todo: Vec<usize> = Vec::new();
+        for f in &self.fetches {
+            if let Source::Node { node, .. } = f {
+                todo.push(*node);
+            }
+        }
+        todo.extend(
+            self.nodes
+                .iter()
+                .enumerate()
+                .filter(|(_, n)| n.as_ref().is_some_and(|n| n.pinned))
+                .map(|(i, _)| i),
+        );
+        while let Some(i) = todo.pop() {
+            if std::mem::replace(&mut live[i], true) {
+                continue;
+            }
+            let Some(n) = &self.nodes[i] else { continue };
+            todo.extend(n.control.iter().copied());
+            todo.extend(n.inputs.iter().filter_map(|s| match s {
+                Source::Node { node, .. } => Some(*node),
+                Source::Feed(_) => None,
+            }));
+        }
+        for (n, live) in self.nodes.iter_mut().zip(live) {
+            if !live {
+                *n = None;
+            }
+        }
+    }
+
+    /// Makes the kernels and the specification that the executor compiles.
+    ///
+    /// # Errors
+    /// What a kernel factory returns, with the node's name.
+    pub fn into_spec(self, resources: &Arc<ResourceManager>) -> Result<PlanSpec> {
+        let mut number = vec![usize::MAX; self.nodes.len()];
+        let mut n = 0;
+        for (i, node) in self.nodes.iter().enumerate() {
+            if node.is_some() {
+                number[i] = n;
+                n += 1;
+            }
+        }
+        let is_ref = |s: &Source| match *s {
+            Source::Node { node, output } => self
+                .node(node)
+                .is_some_and(|n| n.output_refs.get(output).copied().unwrap_or(false)),
+            Source::Feed(_) => false,
+        };
+        let moved = |s: &Source| match *s {
+            Source::Node { node, output } => Source::Node {
+                node: number[node],
+                output,
+            },
+            feed => feed,
+        };
+        let mut spec = PlanSpec {
+            nodes: Vec::with_capacity(n),
+            feeds: self.feeds,
+            fetches: Vec::new(),
+        };
+        for node in self.nodes.iter().flatten() {
+            let inputs = node.inputs.iter().zip(&node.input_refs);
+            spec.nodes.push(NodeSpec {
+                info: node.info(),
+                kernel: node.kernel(resources)?,
+                inputs: inputs
+                    .map(|(s, want_ref)| InputSpec {
+                        source: moved(s),
+                        deref: !want_ref && is_ref(s),
+                    })
+                    .collect(),
+                control: node.control.iter().map(|c| number[*c]).collect(),
+                outputs: node.output_types.len(),
+                role: Role::Ordinary,
+            });
+        }
+        for f in &self.fetches {
+            let source = moved(f);
+            if is_ref(f)
+                && let Source::Node { node, output } = *f
+                && let Some(n) = self.node(node)
+            {
+                // A fetched reference is read by a node of its own.
+                let identity = registry().get("Identity")?;
+                let types = [n.output_types[output]];
+                let init = KernelInit {
+                    name: &n.name,
+                    op: identity.name(),
+                    attrs: &n.attrs,
+                    input_types: &types,
+                    input_refs: &[false],
+                    output_types: &types,
+                    resources,
+                };
+                spec.nodes.push(NodeSpec {
+                    info: n.info(),
+                    kernel: identity.make_kernel(&init).map(Arc::from)?,
+                    inputs: vec![InputSpec { source, deref: true }],
+                    control: Vec::new(),
+                    outputs: 1,
+                    role: Role::Ordinary,
+                });
+                spec.fetches.push(Source::Node {
+                    node: spec.nodes.len() - 1,
+                    output: 0,
+                });
+            } else {
+                spec.fetches.push(source);
+            }
+        }
+        Ok(spec)
+    }
+}

@@ -1,0 +1,112 @@
+//! Prepared runs.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use actorflow_actors::exec::{Plan, RunOptions, StepFuture};
+use actorflow_core::error::{Error, Result};
+use actorflow_core::{DType, Operation, Output, PartialShape, Tensor};
+
+use super::{Session, check_feed};
+
+struct Feed {
+    output: Output,
+    dtype: DType,
+    shape: PartialShape,
+}
+
+/// A run whose plan is compiled already; made by [`Session::callable`]. Cheap to call and to share.
+#[derive(Clone)]
+pub struct Callable {
+    session: Session,
+    plan: Arc<Plan>,
+    feeds: Arc<[Feed]>,
+}
+
+impl Callable {
+    pub(super) fn new(
+        session: &Session,
+        feeds: &[&Output],
+        fetches: &[&Output],
+        targets: &[&Operation],
+    ) -> Result<Callable> {
+        let plan = session.plan(feeds, fetches, targets)?;
+        let feeds = feeds
+            .iter()
+            .map(|o| Feed {
+                output: (*o).clone(),
+                dtype: o.dtype(),
+                shape: o.shape(),
+            })
+            .collect();
+        Ok(Callable {
+            session: session.clone(),
+            plan,
+            feeds,
+        })
+    }
+
+    fn check(&self, values: &[Tensor]) -> Result<()> {
+        if values.len() != self.feeds.len() {
+            return Err(Error::invalid(format!(
+                "the callable takes {} feeds, got {}",
+                self.feeds.len(),
+                values.len()
+            )));
+        }
+        for (f, t) in self.feeds.iter().zip(values) {
+            if t.dtype() != f.dtype || !f.shape.accepts(t.shape()) {
+                check_feed(&f.output, t)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs with these feeds, in the order in which the callable was made; the fetched values in order.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    #[inline]
+    pub fn call(&self, feeds: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.call_with(feeds, RunOptions::default())
+    }
+
+    /// [`call`](Self::call), failing with `DEADLINE_EXCEEDED` at a given time.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn call_until(&self, feeds: &[Tensor], deadline: Instant) -> Result<Vec<Tensor>> {
+        self.call_with(
+            feeds,
+            RunOptions {
+                deadline: Some(deadline),
+                ..RunOptions::default()
+            },
+        )
+    }
+
+    #[inline]
+    fn call_with(&self, feeds: &[Tensor], options: RunOptions<'_>) -> Result<Vec<Tensor>> {
+        self.check(feeds)?;
+        self.session.executor().run(&self.plan, feeds.iter().cloned(), options)
+    }
+
+    /// Starts the run on the session's workers; dropping the future cancels it.
+    ///
+    /// # Errors
+    /// Errors of the feeds come at once, errors of the run from the future.
+    pub fn call_async(&self, feeds: Vec<Tensor>) -> Result<StepFuture> {
+        self.check(&feeds)?;
+        Ok(self.session.executor().run_async(&self.plan, feeds, None, None))
+    }
+
+    /// The number of nodes that a call runs, after all passes.
+    pub fn num_nodes(&self) -> usize {
+        self.plan.len()
+    }
+
+    /// What each node costs, in nanoseconds, as far as it was measured.
+    pub fn costs(&self) -> Vec<(Arc<str>, u32)> {
+        self.plan.costs()
+    }
+}

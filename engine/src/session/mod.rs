@@ -1,0 +1,270 @@
+//! Sessions: running parts of a graph, with state that stays.
+//!
+//! A [`Session`] owns the variables and other resources of a graph and the device that computes. It can be cloned
+//! and used from any number of threads at once; runs are concurrent. [`Session::run`] blocks, on its caller's
+//! thread as far as possible; [`Runner::run_async`] gives a plain future. What a run needs is compiled once for
+//! each set of feeds, fetches and targets and kept; a [`Callable`] holds its plan directly.
+//!
+//! Dropping the last handle of a session drops its variables.
+
+mod callable;
+mod options;
+mod runner;
+
+pub use callable::Callable;
+pub use options::SessionOptions;
+pub use runner::Runner;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actorflow_actors::device::CpuDevice;
+use actorflow_actors::exec::{Executor, Plan};
+use actorflow_actors::pool::PoolOptions;
+use actorflow_actors::turn::TurnMailbox;
+use actorflow_core::error::{Error, Result};
+use actorflow_core::graph::{NodeId, OutputRef};
+use actorflow_core::kernel::Device;
+use actorflow_core::resource::{ResourceManager, Variable};
+use actorflow_core::{Graph, Operation, Output, Tensor};
+use parking_lot::Mutex;
+
+use crate::passes::{self, ir::Ir};
+
+/// What a plan is made for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    version: u64,
+    feeds: Vec<OutputRef>,
+    fetches: Vec<OutputRef>,
+    targets: Vec<NodeId>,
+}
+
+#[derive(Default)]
+struct Cache {
+    plans: HashMap<Key, (Arc<Plan>, u64)>,
+    clock: u64,
+}
+
+struct Inner {
+    graph: Graph,
+    options: SessionOptions,
+    executor: Arc<Executor>,
+    cache: Mutex<Cache>,
+}
+
+/// Runs parts of a graph. Clones are handles of the same session.
+#[derive(Clone)]
+pub struct Session(Arc<Inner>);
+
+impl Session {
+    /// A session with the default options: one worker for each core, no memory limit, all passes.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if operations that are linked into the program are registered wrongly.
+    pub fn new(graph: &Graph) -> Result<Session> {
+        Session::with_options(graph, SessionOptions::default())
+    }
+
+    /// A session with options.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_options(graph: &Graph, options: SessionOptions) -> Result<Session> {
+        actorflow_kernels::link();
+        actorflow_core::op::registry().check()?;
+        let workers = PoolOptions {
+            pin: options.pin,
+            ..PoolOptions::new(options.threads)
+        };
+        let device: Arc<CpuDevice> = Arc::new(CpuDevice::new(
+            "/job:localhost/replica:0/task:0/device:CPU:0",
+            workers,
+            options.memory_budget,
+        ));
+        let executor = Executor::new(
+            device.workers().clone(),
+            device,
+            ResourceManager::new(TurnMailbox::factory()),
+            options.stall_timeout,
+        );
+        Ok(Session(Arc::new(Inner {
+            graph: graph.clone(),
+            options,
+            executor,
+            cache: Mutex::default(),
+        })))
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Graph {
+        &self.0.graph
+    }
+
+    /// The options.
+    pub fn options(&self) -> &SessionOptions {
+        &self.0.options
+    }
+
+    /// The session's resources: variables, queues and the like.
+    pub fn resources(&self) -> &Arc<ResourceManager> {
+        self.0.executor.resources()
+    }
+
+    /// The device that computes.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        self.0.executor.device()
+    }
+
+    /// Computes `fetches` with some tensors given: `session.run(&[(&x, batch)], &[&loss])?`.
+    ///
+    /// A fed tensor replaces whatever the graph would compute for it. The fetched values come in order.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if nothing is fetched, or a feed's dtype or shape does not fit; the first error of a
+    /// node otherwise, naming it.
+    pub fn run(&self, feeds: &[(&Output, Tensor)], fetches: &[&Output]) -> Result<Vec<Tensor>> {
+        let mut r = self.runner();
+        for (o, t) in feeds {
+            r = r.feed(o, t.clone());
+        }
+        for f in fetches {
+            r = r.fetch(f);
+        }
+        r.run()
+    }
+
+    /// Runs operations for their effects: `session.execute(&[&init])?`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn execute(&self, targets: &[&Operation]) -> Result<()> {
+        let mut r = self.runner();
+        for t in targets {
+            r = r.target(t);
+        }
+        r.run().map(drop)
+    }
+
+    /// Starts describing a run: feeds, fetches, targets, deadline, cancellation, trace.
+    pub fn runner(&self) -> Runner<'_> {
+        Runner::new(self)
+    }
+
+    /// Prepares a run that is called often: its plan is looked up once, and feeds and fetches are by position.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn callable(&self, feeds: &[&Output], fetches: &[&Output], targets: &[&Operation]) -> Result<Callable> {
+        Callable::new(self, feeds, fetches, targets)
+    }
+
+    /// The present value of a variable, by the name of its node (or shared name), in the default container.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` if no run has created it; `FAILED_PRECONDITION` if it is not initialised.
+    pub fn variable(&self, name: &str) -> Result<Tensor> {
+        let v = self.resources().get("", name)?.get::<Variable>()?;
+        let value = match v.actor().try_with(|s| s.value.clone()) {
+            Ok(value) => value,
+            Err(_) => self.wait_for_variable(&v)?,
+        };
+        value.ok_or_else(|| v.uninitialized())
+    }
+
+    fn wait_for_variable(&self, v: &Arc<Variable>) -> Result<Option<Tensor>> {
+        use actorflow_core::actor::Claims;
+        let (tx, rx) = std::sync::mpsc::sync_channel(1);
+        let mut want = Claims::none();
+        want.want(v.clone());
+        let of = v.clone();
+        want.claim_all(Box::new(move |mut held| {
+            let value = held.state(of.actor()).map(|s| s.value.clone());
+            held.release_all();
+            // The receiver waits below.
+            let _ = tx.send(value);
+        }));
+        rx.recv_timeout(self.0.options.stall_timeout)
+            .map_err(|_| Error::deadline(format!("variable {} stayed busy", v.name())))?
+    }
+
+    pub(crate) fn executor(&self) -> &Arc<Executor> {
+        &self.0.executor
+    }
+
+    fn check_owner(&self, graph: &Graph, what: &str) -> Result<()> {
+        if self.0.graph.same(graph) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("{what} is of another graph than the session")))
+    }
+
+    /// The plan of these feeds, fetches and targets, from the cache or compiled now.
+    pub(crate) fn plan(&self, feeds: &[&Output], fetches: &[&Output], targets: &[&Operation]) -> Result<Arc<Plan>> {
+        if fetches.is_empty() && targets.is_empty() {
+            return Err(Error::invalid("a run needs at least one fetch or target"));
+        }
+        for o in feeds.iter().chain(fetches) {
+            self.check_owner(o.graph(), &o.name())?;
+        }
+        for t in targets {
+            self.check_owner(t.graph(), &t.name())?;
+        }
+        let key = Key {
+            version: self.0.graph.version(),
+            feeds: feeds.iter().map(|o| o.as_ref()).collect(),
+            fetches: fetches.iter().map(|o| o.as_ref()).collect(),
+            targets: targets.iter().map(|t| t.id()).collect(),
+        };
+        if let Some(o) = key.feeds.iter().enumerate().find(|(i, f)| key.feeds[..*i].contains(f)) {
+            return Err(Error::invalid(format!("{} is fed twice", feeds[o.0].name())));
+        }
+        {
+            let mut cache = self.0.cache.lock();
+            cache.clock += 1;
+            let now = cache.clock;
+            if let Some((plan, used)) = cache.plans.get_mut(&key) {
+                *used = now;
+                return Ok(plan.clone());
+            }
+        }
+        let mut ir = Ir::reduce(&self.0.graph, &key.feeds, &key.fetches, &key.targets)?;
+        passes::run(&mut ir, self.0.options.passes, self.resources())?;
+        let plan = Plan::new(ir.into_spec(self.resources())?)?;
+        let mut cache = self.0.cache.lock();
+        if cache.plans.len() >= self.0.options.plan_cache.max(1) {
+            let oldest = cache
+                .plans
+                .iter()
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(k, _)| k.clone());
+            if let Some(k) = oldest {
+                cache.plans.remove(&k);
+            }
+        }
+        let now = cache.clock;
+        cache.plans.insert(key, (plan.clone(), now));
+        Ok(plan)
+    }
+}
+
+/// Fails unless a tensor may be fed for an output.
+fn check_feed(o: &Output, t: &Tensor) -> Result<()> {
+    let node = o.op().node();
+    let (dtype, shape) = (node.output_type(o.index()), node.output_shape(o.index()));
+    if t.dtype() != dtype {
+        return Err(node.blame(Error::invalid(format!(
+            "cannot feed a {} tensor for {}, which is {dtype}",
+            t.dtype(),
+            o.name()
+        ))));
+    }
+    if !shape.accepts(t.shape()) {
+        return Err(node.blame(Error::invalid(format!(
+            "cannot feed a tensor of shape {} for {}, which has shape {shape}",
+            t.shape(),
+            o.name()
+        ))));
+    }
+    Ok(())
+}
