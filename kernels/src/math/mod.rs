@@ -4,6 +4,11 @@
 //! calls, so that the loops of [`simd`] turn them into AVX2 or AVX-512 code when the processor has it. Multiply-adds go through
 //! [`madd::Madd`], because whether the processor can fuse them is known only by the loop, not by the function.
 
+pub mod double;
+pub mod half;
+pub mod int;
 pub mod madd;
+pub mod real;
 pub mod simd;
 pub mod single;
+pub mod special;

@@ -11,7 +11,7 @@
 //! The value computed for an element depends only on the element and on the [`Level`], never on its position, on the length of
 //! the slice or on how a tensor is split between threads.
 //!
-//! Wide loops handle whole blocks of [`BLOCK`] elements. A rest shorter than a block is done as one padded block (out of place,
+//! Wide loops handle whole blocks of [`BLOCK`] elements, and up to seven elements one by one. Any other rest shorter than a block is done as one padded block (out of place,
 //! the last full block is done again, overlapping), so that the compiled code has no second, scalar copy of the function.
 //! Padding repeats a real operand, so a function never sees a value that the caller did not pass.
 
@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Elements that a wide loop handles without a rest.
 pub const BLOCK: usize = 64;
+/// Up to so many elements are done one by one.
+const FEW: usize = 7;
 /// Elements copied aside at a time where operand and result share memory.
 const STAGE: usize = 4 * BLOCK;
 
@@ -116,7 +118,7 @@ type RunIn2<A, B> = unsafe fn(&mut [A], &[B]);
 type RunLeft<A, B, C> = unsafe fn(A, &[B], &mut [C]);
 type RunRight<A, B, C> = unsafe fn(&[A], B, &mut [C]);
 
-/// The loops of one instruction set. Each handles one element, or a multiple of [`BLOCK`] elements and ignores a rest.
+/// The loops of one instruction set. Each handles up to [`FEW`] elements, or a multiple of [`BLOCK`] elements and ignores a rest.
 ///
 /// Lengths are rounded down to whole blocks inside, where the compiler sees it and leaves out the code for a rest.
 macro_rules! loops {
@@ -131,6 +133,12 @@ macro_rules! loops {
                     *o = F::call::<$madd>(*a);
                     return;
                 }
+                if y.len() <= FEW {
+                    for (o, a) in y.iter_mut().zip(x) {
+                        *o = F::call::<$madd>(*a);
+                    }
+                    return;
+                }
                 let n = x.len().min(y.len()) / BLOCK * BLOCK;
                 for (o, a) in y[..n].iter_mut().zip(&x[..n]) {
                     *o = F::call::<$madd>(*a);
@@ -140,8 +148,14 @@ macro_rules! loops {
             $(#[$feature])*
             #[inline(never)]
             pub(super) unsafe fn run_in1<F: Fn1<A, A>, A: Elem>(y: &mut [A]) {
-                if let [o] = y {
+                if let [o] = &mut *y {
                     *o = F::call::<$madd>(*o);
+                    return;
+                }
+                if y.len() <= FEW {
+                    for o in y {
+                        *o = F::call::<$madd>(*o);
+                    }
                     return;
                 }
                 let n = y.len() / BLOCK * BLOCK;
@@ -157,6 +171,12 @@ macro_rules! loops {
                     *o = F::call::<$madd>(*a, *b);
                     return;
                 }
+                if y.len() <= FEW {
+                    for ((o, a), b) in y.iter_mut().zip(a).zip(b) {
+                        *o = F::call::<$madd>(*a, *b);
+                    }
+                    return;
+                }
                 let n = a.len().min(b.len()).min(y.len()) / BLOCK * BLOCK;
                 for ((o, a), b) in y[..n].iter_mut().zip(&a[..n]).zip(&b[..n]) {
                     *o = F::call::<$madd>(*a, *b);
@@ -168,6 +188,12 @@ macro_rules! loops {
             pub(super) unsafe fn run_in2<F: Fn2<A, B, A>, A: Elem, B: Elem>(y: &mut [A], b: &[B]) {
                 if let ([o], [b]) = (&mut *y, b) {
                     *o = F::call::<$madd>(*o, *b);
+                    return;
+                }
+                if y.len() <= FEW {
+                    for (o, b) in y.iter_mut().zip(b) {
+                        *o = F::call::<$madd>(*o, *b);
+                    }
                     return;
                 }
                 let n = b.len().min(y.len()) / BLOCK * BLOCK;
@@ -183,6 +209,12 @@ macro_rules! loops {
                     *o = F::call::<$madd>(a, *b);
                     return;
                 }
+                if y.len() <= FEW {
+                    for (o, b) in y.iter_mut().zip(b) {
+                        *o = F::call::<$madd>(a, *b);
+                    }
+                    return;
+                }
                 let n = b.len().min(y.len()) / BLOCK * BLOCK;
                 for (o, b) in y[..n].iter_mut().zip(&b[..n]) {
                     *o = F::call::<$madd>(a, *b);
@@ -194,6 +226,12 @@ macro_rules! loops {
             pub(super) unsafe fn run_right<F: Fn2<A, B, C>, A: Elem, B: Elem, C: Elem>(a: &[A], b: B, y: &mut [C]) {
                 if let ([a], [o]) = (a, &mut *y) {
                     *o = F::call::<$madd>(*a, b);
+                    return;
+                }
+                if y.len() <= FEW {
+                    for (o, a) in y.iter_mut().zip(a) {
+                        *o = F::call::<$madd>(*a, b);
+                    }
                     return;
                 }
                 let n = a.len().min(y.len()) / BLOCK * BLOCK;
@@ -237,12 +275,12 @@ fn padded<A: Elem>(x: &[A]) -> [A; BLOCK] {
 fn drive1<A: Elem, B: Elem>(run: impl Fn(&[A], &mut [B]), x: &[A], y: &mut [B]) {
     assert_eq!(x.len(), y.len(), "operand and result of a map differ in length");
     let n = x.len();
-    if n >= BLOCK || n == 1 {
+    if n >= BLOCK || n <= FEW {
         run(x, y);
         if n > BLOCK && !n.is_multiple_of(BLOCK) {
             run(&x[n - BLOCK..], &mut y[n - BLOCK..]);
         }
-    } else if n > 0 {
+    } else {
         let mut out = [B::default(); BLOCK];
         run(&padded(x), &mut out);
         y.copy_from_slice(&out[..n]);
@@ -255,7 +293,7 @@ fn drive_in1<A: Elem>(run: RunIn1<A>, y: &mut [A]) {
     let rest = n % BLOCK;
     // SAFETY: `run` was picked for a level that the processor has; it asks nothing else of its caller.
     let run = |y: &mut [A]| unsafe { run(y) };
-    if rest == 0 || n == 1 {
+    if rest == 0 || n <= FEW {
         run(y);
         return;
     }
@@ -277,12 +315,12 @@ fn drive2<A: Elem, B: Elem, C: Elem>(run: Run2<A, B, C>, a: &[A], b: &[B], y: &m
     let n = y.len();
     // SAFETY: `run` was picked for a level that the processor has; it asks nothing else of its caller.
     let run = |a: &[A], b: &[B], y: &mut [C]| unsafe { run(a, b, y) };
-    if n >= BLOCK || n == 1 {
+    if n >= BLOCK || n <= FEW {
         run(a, b, y);
         if n > BLOCK && !n.is_multiple_of(BLOCK) {
             run(&a[n - BLOCK..], &b[n - BLOCK..], &mut y[n - BLOCK..]);
         }
-    } else if n > 0 {
+    } else {
         let mut out = [C::default(); BLOCK];
         run(&padded(a), &padded(b), &mut out);
         y.copy_from_slice(&out[..n]);
@@ -296,7 +334,7 @@ fn drive_in2<A: Elem, B: Elem>(run: RunIn2<A, B>, y: &mut [A], b: &[B]) {
     let rest = n % BLOCK;
     // SAFETY: `run` was picked for a level that the processor has; it asks nothing else of its caller.
     let run = |y: &mut [A], b: &[B]| unsafe { run(y, b) };
-    if rest == 0 || n == 1 {
+    if rest == 0 || n <= FEW {
         run(y, b);
         return;
     }

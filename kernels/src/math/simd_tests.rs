@@ -63,7 +63,7 @@ impl Fn2<f64, f64, f64> for WeighPlain {
     }
 }
 
-const LENGTHS: [usize; 14] = [0, 1, 2, 7, 63, 64, 65, 127, 128, 129, 255, 256, 1000, 4097];
+const LENGTHS: [usize; 15] = [0, 1, 2, 7, 8, 63, 64, 65, 127, 128, 129, 255, 256, 1000, 4097];
 const LEVELS: [Level; 3] = [Level::Baseline, Level::Avx2, Level::Avx512];
 
 fn numbers(n: usize) -> Vec<f32> {

@@ -1,4 +1,3 @@
 //! The operations, by family.
 
 pub mod array;
-pub mod reduce;

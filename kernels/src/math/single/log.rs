@@ -82,6 +82,20 @@ pub fn log1p<M: Madd>(x: f32) -> f32 {
     if x.abs() < 1e-8 { x } else { y }
 }
 
+/// `x * log(y)`, but `x` where it is 0, even if `y` is NaN.
+#[inline(always)]
+pub fn xlogy<M: Madd>(x: f32, y: f32) -> f32 {
+    let product = x * log::<M>(y);
+    if x == 0.0 { x } else { product }
+}
+
+/// `x * log(1 + y)`, but `x` where it is 0, even if `y` is NaN.
+#[inline(always)]
+pub fn xlog1py<M: Madd>(x: f32, y: f32) -> f32 {
+    let product = x * log1p::<M>(y);
+    if x == 0.0 { x } else { product }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +109,12 @@ mod tests {
             assert_eq!(m as f64 * (e as f64).exp2(), x as f64);
         }
         assert_eq!(log::<Fused>(1.0), 0.0);
+    }
+
+    #[test]
+    fn zero_times_a_logarithm_is_zero() {
+        assert_eq!((xlogy::<Fused>(0.0, f32::NAN), xlog1py::<Fused>(0.0, -2.0)), (0.0, 0.0));
+        assert_eq!(xlogy::<Fused>(2.0, 0.0), f32::NEG_INFINITY);
+        assert!(xlogy::<Fused>(f32::NAN, 1.0).is_nan() && xlog1py::<Fused>(1.0, -1.5).is_nan());
     }
 }
