@@ -3,6 +3,8 @@
 //! - [`ops`]: one file for each operation (or tight family), with its definition, shape function, gradient, kernel
 //!   and tests; registering it there is all it takes
 //! - [`math`]: functions of one or two elements, and the loops that apply them to slices with SIMD
+//! - [`wide`], [`spread`]: the same for loops of other forms, and splitting an output over the workers
+//! - [`reduction`]: sums, extremes and other folds along dimensions, at memory speed
 //! - [`shapes`]: shape functions that many operations share
 //! - [`testing`]: running small graphs without a runtime, and the gradient check, for tests
 //!
@@ -10,8 +12,11 @@
 
 pub mod math;
 pub mod ops;
+pub mod reduction;
 pub mod shapes;
+pub mod spread;
 pub mod testing;
+pub mod wide;
 
 /// Makes sure that the operations of this crate are linked in, and says how many the registry has.
 pub fn link() -> usize {

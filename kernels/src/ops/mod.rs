@@ -1,3 +1,4 @@
 //! The operations, by family.
 
 pub mod array;
+pub mod reduce;
