@@ -5,12 +5,14 @@
 //! - [`math`]: functions of one or two elements, and the loops that apply them to slices with SIMD
 //! - [`wide`], [`spread`]: the same for loops of other forms, and splitting an output over the workers
 //! - [`reduction`]: sums, extremes and other folds along dimensions, at memory speed
+//! - [`moves`]: moving elements by size, for everything that reshapes, joins, cuts and looks up
 //! - [`shapes`]: shape functions that many operations share
 //! - [`testing`]: running small graphs without a runtime, and the gradient check, for tests
 //!
 //! The crate depends on `actorflow-core` only: kernels see the actor runtime through core's traits.
 
 pub mod math;
+pub mod moves;
 pub mod ops;
 pub mod reduction;
 pub mod shapes;
