@@ -6,9 +6,9 @@ use actorflow_core::graph::ShapeContext;
 use actorflow_core::kernel::OpContext;
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::shape::resolve_axis;
-use actorflow_core::{DType, Output, PartialShape, Shape, Tensor, register_ops};
+use actorflow_core::{DType, Output, PartialShape, Tensor, register_ops};
 
-use super::support::{index_constant, int_scalar, int_vector, product};
+use super::support::{int_scalar, int_vector, product};
 use crate::moves::{self, Axis, Copies, Fill, StridedCopy};
 
 /// The inputs' positions: `Concat` has its axis first, `ConcatV2` last.
@@ -242,9 +242,10 @@ register_ops!(concat, concat_v2, concat_offset);
 
 #[cfg(test)]
 mod tests {
+    use super::super::support::index_constant;
     use super::*;
     use crate::testing::eval;
-    use actorflow_core::Graph;
+    use actorflow_core::{Graph, Shape};
 
     #[test]
     fn tensors_are_joined_along_any_axis() {

@@ -67,7 +67,7 @@ fn resolve(want: &[i64], count: usize) -> Result<Shape> {
                 "reshape cannot infer the missing dimension of an empty tensor unless all given dimensions are non-zero",
             ));
         }
-        Some(i) if count % known == 0 => dims[i] = count / known,
+        Some(i) if count.is_multiple_of(known) => dims[i] = count / known,
         None if count == known => {}
         _ => return Err(wrong()),
     }
@@ -92,7 +92,7 @@ fn reshape_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
     let open: Vec<usize> = (0..dims.len()).filter(|i| dims[*i].is_none()).collect();
     let known: Option<usize> = dims.iter().flatten().try_fold(1usize, |n, d| n.checked_mul(*d));
     Ok(vec![match (count, known, &open[..]) {
-        (Some(n), Some(k), [i]) if k != 0 && n % k == 0 => want.with_dim(*i, Some(n / k)),
+        (Some(n), Some(k), [i]) if k != 0 && n.is_multiple_of(k) => want.with_dim(*i, Some(n / k)),
         (Some(n), Some(k), [_]) if k != 0 => {
             return Err(Error::invalid(format!("{n} elements cannot be reshaped to {want}")));
         }

@@ -5,7 +5,7 @@ use actorflow_core::gradient::{Grad, GradContext};
 use actorflow_core::graph::ShapeContext;
 use actorflow_core::kernel::OpContext;
 use actorflow_core::op::{Category, OpDef};
-use actorflow_core::{DType, PartialShape, Shape, Tensor, register_ops};
+use actorflow_core::{PartialShape, Shape, Tensor, register_ops};
 use smallvec::SmallVec;
 
 use super::support::{int_vector, shape_of};
@@ -165,7 +165,7 @@ register_ops!(slice);
 mod tests {
     use super::*;
     use crate::testing::eval;
-    use actorflow_core::{Graph, Output};
+    use actorflow_core::{DType, Graph, Output};
 
     fn slice(x: &Output, begin: &[i64], size: &[i64]) -> Result<Output> {
         let g = x.graph();
