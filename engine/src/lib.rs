@@ -6,6 +6,7 @@
 //! - [`Session`], [`Callable`]: running parts of a graph, with state that stays
 //! - [`gradients`]: symbolic differentiation
 //! - [`passes`]: rewriting what is run
+//! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules
 //! - [`graphdef`]: TensorFlow's `GraphDef`
 //!
 //! It may depend on `actorflow-core`, `-kernels`, `-actors` and `-transport`, which do not know it.
@@ -13,6 +14,7 @@
 pub mod graphdef;
 pub mod passes;
 pub mod session;
+pub mod train;
 
 pub use actorflow_actors::exec::{NodeTrace, StepFuture, Trace};
 pub use actorflow_core::cancel::CancelToken;
@@ -24,6 +26,8 @@ pub use actorflow_core::{
 };
 pub use passes::Passes;
 pub use session::{Callable, Runner, Session, SessionOptions};
+pub use train::optimizer::Optimizer;
+pub use train::variable::{GraphVariables, Variable};
 
 /// What an operation of one's own is made of: its definition, what its kernel sees, its gradient.
 pub mod op {

@@ -82,6 +82,7 @@ impl OpBuilder {
     }
 
     /// The node's name, inside the open name scopes; the operation's name by default. Made unique by a number.
+    /// A name that ends in `/` is the whole name, without the scopes and without a number.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
@@ -231,6 +232,14 @@ impl OpBuilder {
                 }
                 d.name_uses.insert(wanted.to_ascii_lowercase(), 1);
                 wanted.to_owned()
+            } else if let Some(whole) = wanted.strip_suffix('/') {
+                // The name of an open scope, which is unique already.
+                check_name(whole)?;
+                if d.by_name.contains_key(whole) {
+                    return Err(Error::already_exists(format!("there is a node {whole:?} already")));
+                }
+                d.name_uses.entry(whole.to_ascii_lowercase()).or_insert(1);
+                whole.to_owned()
             } else {
                 check_name(wanted)?;
                 d.unique_name(&format!("{}{wanted}", scope.prefix))
