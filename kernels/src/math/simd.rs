@@ -11,9 +11,9 @@
 //! The value computed for an element depends only on the element and on the [`Level`], never on its position, on the length of
 //! the slice or on how a tensor is split between threads.
 //!
-//! Wide loops handle whole blocks of [`BLOCK`] elements, and up to seven elements one by one. Any other rest shorter than a block is done as one padded block (out of place,
-//! the last full block is done again, overlapping), so that the compiled code has no second, scalar copy of the function.
-//! Padding repeats a real operand, so a function never sees a value that the caller did not pass.
+//! Wide loops handle whole blocks of [`BLOCK`] elements, and up to seven elements one by one. Any other rest shorter than a
+//! block is done as one padded block (out of place, the last full block is done again, overlapping), so that the function is not
+//! compiled a second time for it. Padding repeats a real operand, so a function never sees a value that the caller did not pass.
 
 use super::madd::{Baseline, Fused, Madd};
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -1,6 +1,6 @@
 //! Error functions.
 
-use super::exp::{exp, exp_scaled};
+use super::exp::{exp, reduced, scale};
 use crate::math::madd::{Madd, horner};
 
 /// erf(x) for |x| <= 0.94, from a fit of erf(x) / x - 1 in x^2 with error 2^-30.8.
@@ -36,7 +36,9 @@ pub fn erfc<M: Madd>(x: f32) -> f32 {
     // a^2 exactly, as the square of a's leading half and the rest.
     let head = f32::from_bits(a.to_bits() & 0xffff_f000);
     let rest = (head - a) * (head + a);
-    let tail = exp_scaled::<M>(-head * head, rest, 0) * (p / M::f32(2.0, a, 1.0));
+    let factor = p / M::f32(2.0, a, 1.0);
+    let (t, n) = reduced::<M>(-head * head, rest);
+    let tail = scale(M::f32(t, factor, factor), n);
     let far = if x < 0.0 { 2.0 - tail } else { tail };
     // Near zero the fit in t is a difference of large terms.
     if a < 0.75 { 1.0 - erf_near::<M>(x) } else { far }

@@ -27,7 +27,7 @@ fn power_of_two(n: i32) -> f32 {
 
 /// `x * 2^n` for |n| up to 252, rounded once.
 #[inline(always)]
-fn scale(x: f32, n: i32) -> f32 {
+pub(super) fn scale(x: f32, n: i32) -> f32 {
     let half = n >> 1;
     x * power_of_two(half) * power_of_two(n.wrapping_sub(half))
 }
@@ -41,7 +41,7 @@ fn expm1_near_zero<M: Madd>(r: f32) -> f32 {
 
 /// `e^(hi + lo) = (1 + t) * 2^n`: returns `t` and `n`. `hi` must lie within ±150 and `lo` be small beside 1.
 #[inline(always)]
-fn reduced<M: Madd>(hi: f32, lo: f32) -> (f32, i32) {
+pub(super) fn reduced<M: Madd>(hi: f32, lo: f32) -> (f32, i32) {
     let (nf, n) = nearest::<M>(hi, LOG2_E);
     let r = M::f32(-nf, LN2_LO, M::f32(-nf, LN2_HI, hi) + lo);
     (expm1_near_zero::<M>(r), n)
