@@ -89,6 +89,7 @@ pub struct ResourceManager {
     mailboxes: MailboxFactory,
     map: Mutex<HashMap<(String, String), ResourceHandle>>,
     random: Mutex<HashMap<String, Arc<AtomicU64>>>,
+    removals: AtomicU64,
 }
 
 impl ResourceManager {
@@ -98,6 +99,7 @@ impl ResourceManager {
             mailboxes,
             map: Mutex::default(),
             random: Mutex::default(),
+            removals: AtomicU64::new(0),
         })
     }
 
@@ -147,7 +149,14 @@ impl ResourceManager {
     /// Removes a resource; those who hold a handle keep it alive. True if there was one.
     pub fn remove(&self, container: &str, name: &str) -> bool {
         let removed = self.map.lock().remove(&(container.to_owned(), name.to_owned()));
+        self.removals.fetch_add(1, Ordering::Release);
         removed.is_some()
+    }
+
+    /// How often something was removed. A handle that was looked up is current as long as this does not change.
+    #[inline]
+    pub fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
     }
 
     /// Removes everything in the container; `""` is the default one.
@@ -157,6 +166,7 @@ impl ResourceManager {
             let keys: Vec<_> = map.keys().filter(|k| k.0 == container).cloned().collect();
             keys.into_iter().filter_map(|k| map.remove(&k)).collect()
         };
+        self.removals.fetch_add(1, Ordering::Release);
         drop(removed);
     }
 

@@ -67,6 +67,27 @@ impl ShapeContext<'_> {
         self.constant(i)?.to_i64().ok()
     }
 
+    /// The shape declared for the resource variable whose handle is input `i`, as far as the handle can be followed
+    /// to where it was made.
+    pub fn variable_shape(&self, i: usize) -> PartialShape {
+        let mut at = self.node.inputs().get(i).copied();
+        // Handles pass through few nodes; the bound only guards against the back edges of loops.
+        for _ in 0..64 {
+            let Some(r) = at else { break };
+            let Some(node) = self.graph.read(|d| d.nodes.get(r.node.index()).cloned()) else {
+                break;
+            };
+            let passes = match node.op_name() {
+                "VarHandleOp" => return node.attrs().shape("shape").cloned().unwrap_or_default(),
+                "Identity" | "Enter" | "Exit" | "Switch" | "Merge" | "NextIteration" => 0,
+                "IdentityN" => r.index as usize,
+                _ => break,
+            };
+            at = node.inputs().get(passes).copied();
+        }
+        PartialShape::UNKNOWN
+    }
+
     /// The values of input `i`, integers, if they are known.
     pub fn constant_i64s(&self, i: usize) -> Option<Vec<i64>> {
         self.constant(i)?.to_i64_vec().ok()
