@@ -2,3 +2,5 @@
 
 pub mod array;
 pub mod reduce;
+pub mod state;
+pub mod training;
