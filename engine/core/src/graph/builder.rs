@@ -28,8 +28,10 @@ pub struct OpBuilder {
     colocate: Vec<String>,
     location: Option<&'static Location<'static>>,
     failed: Option<Error>,
-    /// The flat inputs of an imported node, instead of `args`; holes are back edges.
+    /// The flat inputs of an imported node, instead of `args`.
     flat: Option<Vec<(OutputRef, DType, bool)>>,
+    /// Which of the flat inputs only stand in for a back edge.
+    back_edges: Vec<usize>,
     exact: bool,
 }
 
@@ -49,6 +51,7 @@ impl Graph {
             location: Some(Location::caller()),
             failed: None,
             flat: None,
+            back_edges: Vec::new(),
             exact: false,
         }
     }
@@ -121,10 +124,16 @@ impl OpBuilder {
         self
     }
 
-    /// For importers: all inputs in order, lists flattened, with dtype and "is a reference" as the consumer of a
-    /// back edge must know them before its producer exists.
+    /// For importers: all inputs in order, lists flattened, with dtype and "is a reference".
     pub fn flat_inputs(mut self, inputs: Vec<(OutputRef, DType, bool)>) -> Self {
         self.flat = Some(inputs);
+        self
+    }
+
+    /// For importers: flat input `index` is a stand-in of the same dtype for a back edge whose producer does not
+    /// exist yet, so nothing is concluded from its shape. [`Graph::set_loop_input`] replaces it.
+    pub fn back_edge(mut self, index: usize) -> Self {
+        self.back_edges.push(index);
         self
     }
 
@@ -222,7 +231,7 @@ impl OpBuilder {
             colocate_with: colocate,
             location: self.location,
         };
-        node.output_shapes = infer(&self.graph, &node)?;
+        node.output_shapes = infer(&self.graph, &node, &self.back_edges)?;
 
         self.graph.write(|d| {
             let wanted = self.name.as_deref().unwrap_or(def.name());

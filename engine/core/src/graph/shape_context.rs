@@ -94,20 +94,20 @@ impl ShapeContext<'_> {
     }
 }
 
-/// Runs the node's shape function. `node` is not in the graph yet.
-pub(crate) fn infer(graph: &Graph, node: &Node) -> Result<Vec<PartialShape>> {
+/// Runs the node's shape function. `node` is not in the graph yet; nothing is known of the inputs `unknown`.
+pub(crate) fn infer(graph: &Graph, node: &Node, unknown: &[usize]) -> Result<Vec<PartialShape>> {
+    let known = |r: &OutputRef| {
+        graph.read(|d| {
+            let from = d.nodes.get(r.node.index())?;
+            from.output_shapes.get(r.index as usize).cloned()
+        })
+    };
     let shapes: Vec<PartialShape> = node
         .inputs()
         .iter()
-        .map(|r| {
-            // An imported loop's back edge may point at a node that does not exist yet.
-            graph.read(|d| {
-                d.nodes
-                    .get(r.node.index())
-                    .map(|n| n.output_shapes.get(r.index as usize).cloned())
-            })
-        })
-        .map(|s| s.flatten().unwrap_or_default())
+        .enumerate()
+        .map(|(i, r)| if unknown.contains(&i) { None } else { known(r) })
+        .map(Option::unwrap_or_default)
         .collect();
     let names = |shapes: &[PartialShape]| shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let cx = ShapeContext { graph, node, shapes };
