@@ -1,2 +1,77 @@
-//! TODO
-fn main() {}
+//! `actorflow-bench`: measures the engine, in the rows that the peers are measured in.
+//!
+//! Subjects are modules; [`measure`] times, [`report`] prints. A row is the median of several windows with their
+//! extremes; `--json` prints one JSON object a line, with the fields `bench, peer, version, threads, value, unit,
+//! min, max, note`.
+#![forbid(unsafe_code)]
+
+mod dispatch;
+mod elementwise;
+mod matmul;
+mod measure;
+mod mlp;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Actorflow.
+#[derive(Parser)]
+#[command(name = "actorflow-bench", version, about, long_about = None)]
+struct Cli {
+    #[command(subcommand)]
+    subject: Subject,
+    /// Threads that may compute at once; both 1 and 2 are measured if it is not given.
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+    /// Print JSON lines instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Windows per figure; the median is reported.
+    #[arg(long, global = true, default_value_t = 7)]
+    samples: usize,
+    /// Seconds per window.
+    #[arg(long, global = true, default_value_t = 0.3)]
+    window: f64,
+    /// Only benchmarks whose name contains this.
+    #[arg(long, global = true, default_value = "")]
+    only: String,
+}
+
+#[derive(Subcommand)]
+enum Subject {
+    /// What firing a node costs: chains, grids, no-ops, and the latency of a run.
+    Dispatch,
+    /// Single-precision matrix products, in GFLOP/s, and the core's measured peak.
+    Matmul,
+    /// Training steps a second of the 784-512-256-10 perceptron.
+    MlpTrain,
+    /// A chain of element-wise operations over 10 million floats, softmax, sums along both axes.
+    Elementwise,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = report::Report::new(cli.json, cli.only.clone());
+    let threads = cli.threads.map_or_else(|| vec![1, 2], |t| vec![t]);
+    for t in threads {
+        let m = measure::Settings {
+            samples: cli.samples.max(1),
+            window: cli.window.max(0.001),
+            threads: t.max(1),
+        };
+        m.pin_caller();
+        let done = match cli.subject {
+            Subject::Dispatch => dispatch::run(&m, &mut out),
+            Subject::Matmul => matmul::run(&m, &mut out),
+            Subject::MlpTrain => mlp::run(&m, &mut out),
+            Subject::Elementwise => elementwise::run(&m, &mut out),
+        };
+        if let Err(e) = done {
+            eprintln!("actorflow-bench: {e}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,78 @@
+//! Rows, as JSON lines or as a table.
+
+use serde::Serialize;
+
+/// One figure.
+#[derive(Serialize)]
+struct Row<'a> {
+    bench: &'a str,
+    peer: &'static str,
+    version: &'static str,
+    threads: usize,
+    value: f64,
+    unit: &'a str,
+    min: f64,
+    max: f64,
+    note: &'a str,
+}
+
+/// Where rows go.
+pub struct Report {
+    json: bool,
+    only: String,
+    started: bool,
+}
+
+impl Report {
+    /// Prints rows of benchmarks whose name contains `only`.
+    pub fn new(json: bool, only: String) -> Self {
+        Report {
+            json,
+            only,
+            started: false,
+        }
+    }
+
+    /// Whether a benchmark is asked for.
+    pub fn wants(&self, bench: &str) -> bool {
+        bench.contains(&self.only)
+    }
+
+    /// Prints the median of the samples and their extremes.
+    pub fn row(&mut self, bench: &str, threads: usize, samples: &[f64], unit: &str, note: &str) {
+        let mut s = samples.to_vec();
+        s.sort_by(f64::total_cmp);
+        let (Some(min), Some(max)) = (s.first(), s.last()) else {
+            return;
+        };
+        let round = |x: f64| format!("{x:.5e}").parse::<f64>().unwrap_or(x);
+        let row = Row {
+            bench,
+            peer: "actorflow",
+            version: env!("CARGO_PKG_VERSION"),
+            threads,
+            value: round(s[s.len() / 2]),
+            unit,
+            min: round(*min),
+            max: round(*max),
+            note,
+        };
+        if self.json {
+            match serde_json::to_string(&row) {
+                Ok(line) => println!("{line}"),
+                Err(e) => eprintln!("actorflow-bench: {e}"),
+            }
+            return;
+        }
+        if !std::mem::replace(&mut self.started, true) {
+            println!(
+                "{:<28} {:>7} {:>12} {:>12} {:>12}  {:<9} note",
+                "bench", "threads", "median", "min", "max", "unit"
+            );
+        }
+        println!(
+            "{:<28} {:>7} {:>12.5} {:>12.5} {:>12.5}  {:<9} {}",
+            row.bench, row.threads, row.value, row.min, row.max, row.unit, row.note
+        );
+    }
+}
