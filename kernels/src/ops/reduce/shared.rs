@@ -51,7 +51,7 @@ pub(super) fn reduced(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
 }
 
 /// Reduces a tensor with at least two elements to each of the result's.
-pub(super) type Reduce = fn(&dyn Device, &Tensor, &Plan) -> Result<Tensor>;
+pub(crate) type Reduce = fn(&dyn Device, &Tensor, &Plan) -> Result<Tensor>;
 
 /// The kernel of a reduction: reads the axes, and passes the input through where there is nothing to fold.
 struct Reducing {

@@ -1,0 +1,255 @@
+//! What the operations on rows of floats share: the arithmetic, and the lanes in which a row is computed.
+#![forbid(unsafe_code)]
+
+use std::fmt::Debug;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use actorflow_core::Tensor;
+use actorflow_core::dtype::Element;
+use actorflow_core::error::{Error, Result};
+use actorflow_core::kernel::Device;
+use half::{bf16, f16};
+
+use crate::math::madd::{Baseline, Madd};
+use crate::math::single;
+use crate::wide::{self, Work};
+
+/// A float that kernels compute in.
+pub(super) trait Real:
+    Element
+    + PartialOrd
+    + Debug
+    + Neg<Output = Self>
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+{
+    const ZERO: Self;
+    const ONE: Self;
+    const LEAST: Self;
+    /// The nearest value.
+    fn of(x: f64) -> Self;
+    /// e to the power of `self`.
+    fn exp<M: Madd>(self) -> Self;
+    /// e to the power of `self`, minus 1.
+    fn expm1<M: Madd>(self) -> Self;
+    /// log(1 + e^self)
+    fn softplus<M: Madd>(self) -> Self;
+    /// The natural logarithm.
+    fn log(self) -> Self;
+    /// |self|
+    fn magnitude(self) -> Self;
+    /// Runs `work` with the instructions that suit this type.
+    fn run<W: Work>(work: W) -> W::Out;
+}
+
+impl Real for f32 {
+    const ZERO: f32 = 0.0;
+    const ONE: f32 = 1.0;
+    const LEAST: f32 = f32::NEG_INFINITY;
+    #[inline(always)]
+    fn of(x: f64) -> f32 {
+        x as f32
+    }
+    #[inline(always)]
+    fn exp<M: Madd>(self) -> f32 {
+        single::exp::<M>(self)
+    }
+    #[inline(always)]
+    fn expm1<M: Madd>(self) -> f32 {
+        single::expm1::<M>(self)
+    }
+    #[inline(always)]
+    fn softplus<M: Madd>(self) -> f32 {
+        single::softplus::<M>(self)
+    }
+    #[inline(always)]
+    fn log(self) -> f32 {
+        single::log::<Baseline>(self)
+    }
+    #[inline(always)]
+    fn magnitude(self) -> f32 {
+        self.abs()
+    }
+    #[inline]
+    fn run<W: Work>(work: W) -> W::Out {
+        wide::run(work)
+    }
+}
+
+impl Real for f64 {
+    const ZERO: f64 = 0.0;
+    const ONE: f64 = 1.0;
+    const LEAST: f64 = f64::NEG_INFINITY;
+    #[inline(always)]
+    fn of(x: f64) -> f64 {
+        x
+    }
+    #[inline(always)]
+    fn exp<M: Madd>(self) -> f64 {
+        f64::exp(self)
+    }
+    #[inline(always)]
+    fn expm1<M: Madd>(self) -> f64 {
+        self.exp_m1()
+    }
+    #[inline(always)]
+    fn softplus<M: Madd>(self) -> f64 {
+        // max(x, 0) + log1p(e^-|x|), keeping NaN.
+        (if self < 0.0 { 0.0 } else { self }) + (-self.abs()).exp().ln_1p()
+    }
+    #[inline(always)]
+    fn log(self) -> f64 {
+        self.ln()
+    }
+    #[inline(always)]
+    fn magnitude(self) -> f64 {
+        self.abs()
+    }
+    #[inline]
+    fn run<W: Work>(work: W) -> W::Out {
+        work.run::<Baseline>()
+    }
+}
+
+/// A float of a tensor, and the one that it is computed in.
+pub(super) trait Float: Element {
+    /// f64 for itself, f32 for all others.
+    type Real: Real;
+    /// The same value.
+    fn to_real(self) -> Self::Real;
+    /// The nearest value.
+    fn from_real(x: Self::Real) -> Self;
+
+    /// The tensor in [`Real`](Self::Real); itself if it is one already.
+    fn widened(device: &dyn Device, x: &Tensor) -> Result<Tensor> {
+        if Self::DTYPE == Self::Real::DTYPE {
+            return Ok(x.clone());
+        }
+        convert(device, x, Self::to_real)
+    }
+
+    /// A tensor of [`Real`](Self::Real) as one of this type.
+    fn narrowed(device: &dyn Device, x: Tensor) -> Result<Tensor> {
+        if Self::DTYPE == Self::Real::DTYPE {
+            return Ok(x);
+        }
+        convert(device, &x, Self::from_real)
+    }
+}
+
+fn convert<A: Element, B: Element>(device: &dyn Device, x: &Tensor, f: fn(A) -> B) -> Result<Tensor> {
+    let mut out = Tensor::alloc_in(device.pool(), B::DTYPE, x.shape().clone())?;
+    for (o, a) in writable::<B>(&mut out)?.iter_mut().zip(x.as_slice::<A>()?) {
+        *o = f(*a);
+    }
+    Ok(out)
+}
+
+/// The elements of a tensor just made.
+pub(super) fn writable<T: Element>(t: &mut Tensor) -> Result<&mut [T]> {
+    t.as_mut_slice::<T>()
+        .ok_or_else(|| Error::internal("a new tensor must be writable"))
+}
+
+macro_rules! floats {
+    ($($t:ty, $r:ty, |$x:ident| $to:expr, $from:expr;)*) => {
+        $(impl Float for $t {
+            type Real = $r;
+            #[inline(always)]
+            fn to_real(self) -> $r {
+                let $x = self;
+                $to
+            }
+            #[inline(always)]
+            fn from_real($x: $r) -> $t {
+                $from
+            }
+        })*
+    };
+}
+
+floats! {
+    f32, f32, |x| x, x;
+    f64, f64, |x| x, x;
+    f16, f32, |x| x.to_f32(), f16::from_f32(x);
+    bf16, f32, |x| x.to_f32(), bf16::from_f32(x);
+}
+
+/// The kernel function `$f::<T>` for the float type of input 0.
+macro_rules! float_kernel {
+    ($init:expr, $f:ident) => {
+        actorflow_core::dispatch!($init.input_types[0], T in floats => Ok(Box::new($f::<T>)), else Err($init.no_kernel()))
+    };
+}
+pub(super) use float_kernel;
+
+/// Lanes in which a row is computed.
+pub(super) const LANES: usize = 16;
+
+/// Elements of a row that are worth handing to another worker, where each takes an exponential.
+const ROW_GRAIN: usize = 8 * 1024;
+
+/// Rows of `columns` elements to a chunk.
+pub(super) fn rows_of(columns: usize) -> usize {
+    (ROW_GRAIN / columns.max(1)).max(1)
+}
+
+/// The sum of some lanes (a power of two), in pairs.
+#[inline(always)]
+pub(super) fn sum_of<T: Real, const N: usize>(lanes: &[T; N]) -> T {
+    let mut acc = *lanes;
+    let mut half = N / 2;
+    while half > 0 {
+        for i in 0..half {
+            acc[i] = acc[i] + acc[i + half];
+        }
+        half /= 2;
+    }
+    acc[0]
+}
+
+/// The largest of some lanes (a power of two); NaNs are passed over.
+#[inline(always)]
+pub(super) fn max_of<T: Real, const N: usize>(lanes: &[T; N]) -> T {
+    let mut acc = *lanes;
+    let mut half = N / 2;
+    while half > 0 {
+        for i in 0..half {
+            acc[i] = larger(acc[i], acc[i + half]);
+        }
+        half /= 2;
+    }
+    acc[0]
+}
+
+/// The larger of two; `a` where `b` is NaN.
+#[inline(always)]
+pub(super) fn larger<T: Real>(a: T, b: T) -> T {
+    if b > a { b } else { a }
+}
+
+/// Lanes that begin with `x` (at most [`LANES`] elements) and go on with `fill`.
+#[inline(always)]
+pub(super) fn padded<T: Real>(x: &[T], fill: T) -> [T; LANES] {
+    let mut lanes = [fill; LANES];
+    lanes[..x.len()].copy_from_slice(x);
+    lanes
+}
+
+/// The largest element of a row, NaNs passed over; the least value if there is none.
+#[inline(always)]
+pub(super) fn largest<T: Real>(row: &[T]) -> T {
+    let (lanes, rest) = row.as_chunks::<LANES>();
+    let mut acc = padded(rest, T::LEAST);
+    for a in &mut acc {
+        *a = larger(T::LEAST, *a);
+    }
+    for x in lanes {
+        for (a, x) in acc.iter_mut().zip(x) {
+            *a = larger(*a, *x);
+        }
+    }
+    max_of(&acc)
+}
