@@ -8,10 +8,12 @@
 //! - [`passes`]: rewriting what is run
 //! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules
 //! - [`graphdef`]: TensorFlow's `GraphDef`
+//! - [`npy`]: NumPy's array files
 //!
 //! It may depend on `actorflow-core`, `-kernels`, `-actors` and `-transport`, which do not know it.
 
 pub mod graphdef;
+pub mod npy;
 pub mod passes;
 pub mod session;
 pub mod train;
