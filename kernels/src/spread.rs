@@ -84,6 +84,34 @@ pub fn chunks2<A: Send, B: Send>(
     par.run(n, &|i| unsafe { body(i, a.get(i), b.get(i)) });
 }
 
+/// As [`chunks`] for several outputs of one length at once: `body(start, parts)`, where `start` is the index of the
+/// parts' first element. An empty slice among them stays empty.
+///
+/// # Panics
+/// If slices that are not empty differ in length.
+pub fn chunks_of_all<T: Send, const N: usize>(
+    par: &dyn Parallel,
+    outs: [&mut [T]; N],
+    chunk: usize,
+    body: impl Fn(usize, [&mut [T]; N]) + Sync,
+) {
+    let len = outs.iter().map(|o| o.len()).max().unwrap_or(0);
+    assert!(
+        outs.iter().all(|o| o.is_empty() || o.len() == len),
+        "outputs differ in length"
+    );
+    let chunk = chunk.max(1);
+    if len <= chunk {
+        body(0, outs);
+        return;
+    }
+    let parts = outs.map(|o| Chunks::new(o, chunk));
+    // SAFETY: `run` hands out every number once.
+    par.run(len.div_ceil(chunk), &|i| {
+        body(i * chunk, std::array::from_fn(|k| unsafe { parts[k].get(i) }))
+    });
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -117,6 +145,18 @@ pub(crate) mod tests {
                 assert_eq!(v, (1..=n).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn chunks_of_all_outputs_go_together_and_empty_ones_stay_empty() {
+        let (mut a, mut b) = (vec![0; 7], vec![0; 7]);
+        chunks_of_all(&Scattered, [&mut a[..], &mut [], &mut b[..]], 2, |at, [a, none, b]| {
+            assert!(none.is_empty());
+            for (k, (x, y)) in a.iter_mut().zip(b).enumerate() {
+                (*x, *y) = (at + k, 10 * (at + k));
+            }
+        });
+        assert_eq!((a, b[6]), (vec![0, 1, 2, 3, 4, 5, 6], 60));
     }
 
     #[test]

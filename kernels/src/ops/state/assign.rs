@@ -12,8 +12,7 @@ use actorflow_core::{DType, PartialShape, Tensor, dispatch, register_ops};
 
 use super::access;
 use super::arith::{Arith, Update};
-use crate::ops::training::chunks;
-use crate::shapes;
+use crate::{shapes, spread};
 
 /// Replaces the value; the assigned tensor is shared, not copied.
 struct Assign {
@@ -139,7 +138,8 @@ impl<T: Arith> Kernel for AssignUpdate<T> {
             .as_mut_slice::<T>()
             .ok_or_else(|| Error::internal("a new buffer is shared"))?;
         let by = by.as_slice::<T>()?;
-        chunks::zip(cx.parallel(), by.len(), [to], &|at, [to]| {
+        spread::chunks(cx.parallel(), to, spread::GRAIN, |i, to| {
+            let at = i * spread::GRAIN;
             self.update.zip(to, &by[at..at + to.len()]);
         });
         drop(state);

@@ -10,11 +10,11 @@ use actorflow_core::kernel::{Kernel, OpContext};
 use actorflow_core::parallel::Parallel;
 use actorflow_core::{Error, Tensor};
 
-use super::chunks;
 use super::define::{Layout, slot_shape};
 use super::drive::Storage;
 use super::rule::{Field, MOST, Optimizer, Rule, Settings, Use};
 use crate::ops::state::access;
+use crate::spread;
 
 struct Dense<O, T> {
     layout: Layout,
@@ -124,7 +124,7 @@ impl<T: Storage> Use<T::Compute> for Run<'_, T> {
             grad,
         } = self;
         let copies = from.iter().any(Option::is_some);
-        chunks::zip(parallel, grad.len(), to, &|start, mut part| {
+        spread::chunks_of_all(parallel, to, spread::GRAIN, |start, mut part| {
             let n = part[0].len();
             let block = if copies { BLOCK } else { n.max(1) };
             for at in (0..n).step_by(block) {

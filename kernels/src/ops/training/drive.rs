@@ -1,108 +1,67 @@
 //! Runs an update rule over slices at the width of the processor.
 
+#![forbid(unsafe_code)]
+
 use actorflow_core::Element;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use num_complex::Complex;
 
 use super::rule::{Field, MOST, Rule};
+use crate::math::madd::Madd;
+use crate::wide::{self, Work};
 
-/// The loops of one instruction set.
-///
-/// Each number of slices has a function of its own: slices that are arguments are known not to overlap, which slices
-/// in an array are not, and a loop over more than a few slices that may overlap is not vectorised.
-macro_rules! loops {
-    ($name:ident, $(#[$feature:meta])*) => {
-        mod $name {
-            use super::*;
-
-            $(#[$feature])*
-            #[inline(never)]
-            pub(super) unsafe fn run1<F: Field, R: Rule<F>>(r: R, a: &mut [F], g: &[F]) {
-                let z = F::default();
-                for (a, g) in a.iter_mut().zip(g) {
-                    [*a, _, _, _] = r.step([*a, z, z, z], *g);
-                }
-            }
-
-            $(#[$feature])*
-            #[inline(never)]
-            pub(super) unsafe fn run2<F: Field, R: Rule<F>>(r: R, a: &mut [F], b: &mut [F], g: &[F]) {
-                let z = F::default();
-                for ((a, b), g) in a.iter_mut().zip(b).zip(g) {
-                    [*a, *b, _, _] = r.step([*a, *b, z, z], *g);
-                }
-            }
-
-            $(#[$feature])*
-            #[inline(never)]
-            pub(super) unsafe fn run3<F: Field, R: Rule<F>>(r: R, a: &mut [F], b: &mut [F], c: &mut [F], g: &[F]) {
-                let z = F::default();
-                for (((a, b), c), g) in a.iter_mut().zip(b).zip(c).zip(g) {
-                    [*a, *b, *c, _] = r.step([*a, *b, *c, z], *g);
-                }
-            }
-
-            $(#[$feature])*
-            #[inline(never)]
-            pub(super) unsafe fn run4<F: Field, R: Rule<F>>(
-                r: R,
-                a: &mut [F],
-                b: &mut [F],
-                c: &mut [F],
-                d: &mut [F],
-                g: &[F],
-            ) {
-                for ((((a, b), c), d), g) in a.iter_mut().zip(b).zip(c).zip(d).zip(g) {
-                    [*a, *b, *c, *d] = r.step([*a, *b, *c, *d], *g);
-                }
-            }
-
-            $(#[$feature])*
-            pub(super) unsafe fn run<F: Field, R: Rule<F>>(r: R, [a, b, c, d]: [&mut [F]; MOST], g: &[F]) {
-                // SAFETY: the caller has the instructions, which is all that the loops ask for.
-                #[allow(unused_unsafe)]
-                unsafe {
-                    match R::N {
-                        1 => run1(r, a, g),
-                        2 => run2(r, a, b, g),
-                        3 => run3(r, a, b, c, g),
-                        _ => run4(r, a, b, c, d, g),
-                    }
-                }
-            }
-        }
-    };
+struct Update<'a, F, R> {
+    rule: R,
+    state: [&'a mut [F]; MOST],
+    grad: &'a [F],
 }
 
-#[cfg(target_arch = "x86_64")]
-loops!(avx512, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2")]);
-#[cfg(target_arch = "x86_64")]
-loops!(avx2, #[target_feature(enable = "avx2,fma,bmi1,bmi2")]);
-loops!(baseline,);
+/// Each number of slices has a loop of its own over slices that are arguments of a function: those are known not to
+/// overlap, and a loop over more than a few slices that might is not vectorised.
+impl<F: Field, R: Rule<F>> Work for Update<'_, F, R> {
+    type Out = ();
 
-fn run<F: Field, R: Rule<F>>(rule: R, state: [&mut [F]; MOST], grad: &[F]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let avx2 =
-            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("bmi2");
-        let avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
-        if avx2 && avx512 {
-            // SAFETY: the processor has the instructions.
-            return unsafe { avx512::run(rule, state, grad) };
-        }
-        if avx2 {
-            // SAFETY: the processor has the instructions.
-            return unsafe { avx2::run(rule, state, grad) };
+    #[inline(always)]
+    fn run<M: Madd>(self) {
+        let [a, b, c, d] = self.state;
+        match R::N {
+            1 => one(self.rule, a, self.grad),
+            2 => two(self.rule, a, b, self.grad),
+            3 => three(self.rule, a, b, c, self.grad),
+            _ => four(self.rule, a, b, c, d, self.grad),
         }
     }
-    // SAFETY: the loops need nothing that the build's target does not have.
-    #[allow(unused_unsafe)]
-    unsafe {
-        baseline::run(rule, state, grad)
+}
+
+#[inline(always)]
+fn one<F: Field, R: Rule<F>>(r: R, a: &mut [F], g: &[F]) {
+    let z = F::default();
+    for (a, g) in a.iter_mut().zip(g) {
+        [*a, _, _, _] = r.step([*a, z, z, z], *g);
+    }
+}
+
+#[inline(always)]
+fn two<F: Field, R: Rule<F>>(r: R, a: &mut [F], b: &mut [F], g: &[F]) {
+    let z = F::default();
+    for ((a, b), g) in a.iter_mut().zip(b).zip(g) {
+        [*a, *b, _, _] = r.step([*a, *b, z, z], *g);
+    }
+}
+
+#[inline(always)]
+fn three<F: Field, R: Rule<F>>(r: R, a: &mut [F], b: &mut [F], c: &mut [F], g: &[F]) {
+    let z = F::default();
+    for (((a, b), c), g) in a.iter_mut().zip(b).zip(c).zip(g) {
+        [*a, *b, *c, _] = r.step([*a, *b, *c, z], *g);
+    }
+}
+
+#[inline(always)]
+fn four<F: Field, R: Rule<F>>(r: R, a: &mut [F], b: &mut [F], c: &mut [F], d: &mut [F], g: &[F]) {
+    for ((((a, b), c), d), g) in a.iter_mut().zip(b).zip(c).zip(d).zip(g) {
+        [*a, *b, *c, *d] = r.step([*a, *b, *c, *d], *g);
     }
 }
 
@@ -129,7 +88,7 @@ macro_rules! direct {
 
             #[inline]
             fn run<R: Rule<$t>>(rule: R, state: [&mut [$t]; MOST], grad: &[$t]) {
-                run(rule, state, grad);
+                wide::run(Update { rule, state, grad });
             }
         })*
     };
@@ -156,7 +115,12 @@ macro_rules! through_f32 {
                     for (s, t) in s.iter_mut().zip(&state).take(R::N) {
                         t[at..at + n].convert_to_f32_slice(&mut s[..n]);
                     }
-                    run(rule, s.each_mut().map(|s| &mut s[..n]), &g[..n]);
+                    let block = s.each_mut().map(|s| &mut s[..n]);
+                    wide::run(Update {
+                        rule,
+                        state: block,
+                        grad: &g[..n],
+                    });
                     for (s, t) in s.iter().zip(&mut state).take(R::N) {
                         t[at..at + n].convert_from_f32_slice(&s[..n]);
                     }

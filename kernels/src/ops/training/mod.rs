@@ -5,7 +5,6 @@
 
 pub mod adagrad;
 pub mod adam;
-pub mod chunks;
 pub mod define;
 pub mod dense;
 pub mod drive;
