@@ -2,6 +2,7 @@
 //!
 //! - [`ops`]: one file for each operation (or tight family), with its definition, shape function, gradient, kernel
 //!   and tests; registering it there is all it takes
+//! - [`elementwise`]: broadcasting, half precision and the kernels that all element-wise operations share
 //! - [`math`]: functions of one or two elements, and the loops that apply them to slices with SIMD
 //! - [`wide`], [`spread`]: the same for loops of other forms, and splitting an output over the workers
 //! - [`reduction`]: sums, extremes and other folds along dimensions, at memory speed
@@ -11,6 +12,7 @@
 //!
 //! The crate depends on `actorflow-core` only: kernels see the actor runtime through core's traits.
 
+pub mod elementwise;
 pub mod math;
 pub mod moves;
 pub mod ops;

@@ -1,6 +1,7 @@
 //! The operations, by family.
 
 pub mod array;
+pub mod math;
 pub mod nn;
 pub mod reduce;
 pub mod state;

@@ -1,0 +1,17 @@
+//! Element-wise mathematics, comparison and logic.
+
+mod common;
+
+pub mod add;
+pub mod compare;
+pub mod divide;
+pub mod exp;
+pub mod extrema;
+pub mod hyperbolic;
+pub mod logical;
+pub mod multiply;
+pub mod pow;
+pub mod root;
+pub mod round;
+pub mod sign;
+pub mod trig;
