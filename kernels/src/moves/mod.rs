@@ -9,8 +9,6 @@ mod rows;
 mod strided;
 mod transpose;
 
-use std::sync::Mutex;
-
 use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::OpContext;
 use actorflow_core::parallel::Parallel;
@@ -18,6 +16,8 @@ use actorflow_core::resource::ResourceHandle;
 use actorflow_core::tensor::Variant;
 use actorflow_core::{DType, Shape, Tensor};
 use bytes::Bytes;
+
+use crate::spread;
 
 pub use rows::Rows;
 pub use strided::{Axes, Axis, Copies, StridedCopy, view_copy};
@@ -247,18 +247,10 @@ pub fn par_chunks<E: Send>(par: &dyn Parallel, out: &mut [E], body: impl Fn(usiz
 /// As [`par_chunks`] with chunks that are whole rows of `row` elements.
 pub fn par_rows<E: Send>(par: &dyn Parallel, out: &mut [E], row: usize, body: impl Fn(usize, &mut [E]) + Sync) {
     let row = row.max(1);
-    let bytes = std::mem::size_of_val(out);
-    let parts = (bytes / CHUNK_BYTES).min(par.threads() * 4);
+    let parts = (std::mem::size_of_val(out) / CHUNK_BYTES).min(par.threads() * 4);
     if parts < 2 || par.threads() < 2 {
         return body(0, out);
     }
-    let rows = out.len().div_ceil(row);
-    let chunk = rows.div_ceil(parts).max(1) * row;
-    let cells: Vec<_> = out.chunks_mut(chunk).map(Mutex::new).collect();
-    par.run(cells.len(), &|i| {
-        // Each cell is locked once, by the one call that gets its number.
-        if let Ok(mut c) = cells[i].lock() {
-            body(i * chunk, &mut c);
-        }
-    });
+    let chunk = out.len().div_ceil(row).div_ceil(parts).max(1) * row;
+    spread::chunks(par, out, chunk, |i, part| body(i * chunk, part));
 }
