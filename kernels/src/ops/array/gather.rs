@@ -62,7 +62,7 @@ impl Shuffle for Lookup<'_> {
 /// # Errors
 /// `INVALID_ARGUMENT` naming the first one that is not.
 pub(crate) fn checked_indices(indices: &Tensor, dim: usize) -> Result<Vec<usize>> {
-    let bad = |at: usize, x: i64| {
+    let bad = |at: usize, x: &dyn std::fmt::Display| {
         let mut rest = at;
         let place: Vec<String> = indices
             .shape()
@@ -80,7 +80,7 @@ pub(crate) fn checked_indices(indices: &Tensor, dim: usize) -> Result<Vec<usize>
     dispatch!(indices.dtype(), T in [I32, I64, I16] => {
         let list = indices.as_slice::<T>()?;
         list.iter().enumerate().map(|(at, &x)| {
-            usize::try_from(x).ok().filter(|i| *i < dim).ok_or_else(|| bad(at, i64::from(x)))
+            usize::try_from(x).ok().filter(|i| *i < dim).ok_or_else(|| bad(at, &x))
         }).collect()
     }, else Err(Error::invalid(format!("indices cannot be {}", indices.dtype()))))
 }
