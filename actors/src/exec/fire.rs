@@ -12,7 +12,9 @@ use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::{OpContext, Resume, Suspend};
 use actorflow_core::resource::Variable;
 
-use super::plan::{CLAIMS, DEREF, EXPENSIVE_NS, Edge, MEASURED, NO_NODE, Plan, PlanNode, SUSPENDS, UNUSED_OUTPUTS};
+use super::plan::{
+    CLAIMS, DEREF, EMPTY, EXPENSIVE_NS, Edge, MEASURED, NO_NODE, Plan, PlanNode, SPECIAL, SUSPENDS, UNUSED_OUTPUTS,
+};
 use super::run::{Executor, Job};
 use super::step::{Arrived, NodeTrace, RUNNING, Scratch, Step, WAITING};
 
@@ -24,6 +26,8 @@ pub(super) struct Runner<'a, const SOLO: bool> {
     pub(super) scratch: &'a mut Scratch,
     /// The node whose kernel runs, for the message of a panic.
     current: u32,
+    /// The step is measured or traced.
+    watched: bool,
 }
 
 /// How far preparing a node's inputs and turns got.
@@ -49,6 +53,7 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
             step,
             scratch,
             current: 0,
+            watched: step.measure || step.trace.is_some(),
         }
     }
 
@@ -124,19 +129,57 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
         let plan: &'a Plan = self.plan;
         // SAFETY: node numbers come from the plan, which checked them when it was made.
         let node = unsafe { plan.nodes.get_unchecked(n as usize) };
+        if node.flags & EMPTY != 0 {
+            return self.propagate(n, node);
+        }
         self.current = n;
+        if node.flags & SPECIAL != 0 || self.watched || (!SOLO && node.cost.load(Relaxed) >= EXPENSIVE_NS) {
+            return self.fire_special(n, node, claimed);
+        }
+        // SAFETY: all inputs of this node have arrived, so nobody else touches its slots.
+        let inputs = unsafe { self.step.inputs(node.first_slot, node.inputs) };
+        let outputs = &mut self.scratch.outputs[..node.outputs as usize];
+        let mut cx = OpContext::new(inputs, outputs, &self.step.cx, const { &Claims::none() }, None);
+        let result = node.kernel.compute(&mut cx);
+        self.clear_inputs(node);
+        match result {
+            Ok(()) => self.propagate(n, node),
+            Err(e) => {
+                self.failed(n, e);
+                None
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn clear_inputs(&self, node: &PlanNode) {
+        // SAFETY: the node's kernel has returned and its inputs are nobody else's.
+        for slot in unsafe { self.step.inputs(node.first_slot, node.inputs) } {
+            if slot.is_some() {
+                *slot = None;
+            }
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self, n: u32, e: Error) {
+        self.step.fail(self.plan.info[n as usize].blame(e));
+        self.scratch.outputs.iter_mut().for_each(|o| *o = None);
+    }
+
+    /// Fires a node that reads references, claims turns, may suspend, is timed, or is expensive.
+    #[inline(never)]
+    fn fire_special(&mut self, n: u32, node: &PlanNode, claimed: bool) -> Option<u32> {
         if node.flags & (DEREF | CLAIMS) != 0
             && !claimed
             && let Ready::No = self.prepare(n, node)
         {
             return None;
         }
-        let timed = (self.step.measure && node.flags & MEASURED != 0) || self.step.trace.is_some();
-        if SOLO || node.cost.load(Relaxed) < EXPENSIVE_NS {
-            // Cheap: inline.
-        } else {
+        if !SOLO && node.cost.load(Relaxed) >= EXPENSIVE_NS {
             self.share_stack();
         }
+        let timed = (self.step.measure && node.flags & MEASURED != 0) || self.step.trace.is_some();
         let begun = if timed { Some(Instant::now()) } else { None };
         // SAFETY: all inputs of this node have arrived, so nobody else touches its slots.
         let inputs = unsafe { self.step.inputs(node.first_slot, node.inputs) };
@@ -161,20 +204,12 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
         if let Some(begun) = begun {
             self.timed(n, node, begun);
         }
-        // SAFETY: as above; the context is gone.
-        for slot in unsafe { self.step.inputs(node.first_slot, node.inputs) } {
-            if slot.is_some() {
-                *slot = None;
-            }
-        }
+        self.clear_inputs(node);
         match result {
             Ok(()) if !suspended => self.propagate(n, node),
             Ok(()) => None,
             Err(e) => {
-                self.step.fail(plan.info[n as usize].blame(e));
-                self.scratch.outputs[..node.outputs as usize]
-                    .iter_mut()
-                    .for_each(|o| *o = None);
+                self.failed(n, e);
                 None
             }
         }

@@ -117,6 +117,11 @@ pub(super) const SUSPENDS: u16 = 8;
 /// The cost is worth measuring.
 pub(super) const MEASURED: u16 = 16;
 
+/// The kernel does nothing: firing the node is passing its control edges on.
+pub(super) const EMPTY: u16 = 32;
+/// The node needs more than a call of its kernel.
+pub(super) const SPECIAL: u16 = DEREF | CLAIMS | SUSPENDS;
+
 pub(super) struct PlanNode {
     pub(super) kernel: Arc<dyn Kernel>,
     pub(super) first_slot: u32,
@@ -325,6 +330,8 @@ impl Plan {
             flag(node.kernel.needs_claims(), CLAIMS);
             flag(node.kernel.may_suspend(), SUSPENDS);
             flag(node.kernel.cost() == Cost::Measured, MEASURED);
+            let edgeless = node.inputs.is_empty() && node.outputs == 0;
+            flag(node.kernel.is_empty() && edgeless, EMPTY);
             self.may_wait |= flags & (DEREF | CLAIMS | SUSPENDS) != 0;
             let first_edge = u32::try_from(edges.len()).map_err(|_| Error::exhausted("too many edges"))?;
             nodes.push(PlanNode {

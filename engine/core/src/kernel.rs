@@ -53,6 +53,12 @@ pub trait Kernel: Send + Sync {
         false
     }
 
+    /// Whether [`compute`](Self::compute) does nothing at all, so that it need not be called; asked once, when the
+    /// plan is made. Only for nodes without inputs and outputs.
+    fn is_empty(&self) -> bool {
+        false
+    }
+
     /// The cost, asked once when the plan is made.
     fn cost(&self) -> Cost {
         Cost::Measured

@@ -103,6 +103,10 @@ impl Kernel for Nothing {
         Ok(())
     }
 
+    fn is_empty(&self) -> bool {
+        true
+    }
+
     fn cost(&self) -> Cost {
         Cost::Trivial
     }
