@@ -5,6 +5,7 @@
 //! - [`elementwise`]: broadcasting, half precision and the kernels that all element-wise operations share
 //! - [`math`]: functions of one or two elements, and the loops that apply them to slices with SIMD
 //! - [`wide`], [`spread`]: the same for loops of other forms, and splitting an output over the workers
+//! - [`gemm`]: dense matrix products, alone and in batches
 //! - [`reduction`]: sums, extremes and other folds along dimensions, at memory speed
 //! - [`moves`]: moving elements by size, for everything that reshapes, joins, cuts and looks up
 //! - [`shapes`]: shape functions that many operations share
@@ -13,6 +14,7 @@
 //! The crate depends on `actorflow-core` only: kernels see the actor runtime through core's traits.
 
 pub mod elementwise;
+pub mod gemm;
 pub mod math;
 pub mod moves;
 pub mod ops;

@@ -1,0 +1,254 @@
+//! One block of C on one thread: the loops around the microkernel.
+
+use super::micro::{Isa, Kernel, Strip, WIDE};
+use super::pack::{self, Panels, Transposed};
+use super::plan::Plan;
+use super::scratch;
+use super::simd::Real;
+use std::ops::Range;
+
+/// A whole product in raw form, in the orientation that the plan has chosen.
+///
+/// All pointers are valid for the extents and strides given; that is checked where one is made. `Sync` because blocks
+/// that different threads compute write disjoint parts of C.
+#[derive(Clone, Copy)]
+pub(super) struct Product<T> {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) alpha: T,
+    pub(super) a: *const T,
+    pub(super) a_row: usize,
+    pub(super) a_col: usize,
+    pub(super) b: *const T,
+    pub(super) b_row: usize,
+    pub(super) b_col: usize,
+    pub(super) beta: T,
+    pub(super) c: *mut T,
+    pub(super) c_row: usize,
+    /// Whether the product is that of the transposes, so that `c` takes the transposed result: its element (i, j) is
+    /// at `j * c_row + i`.
+    pub(super) turned: bool,
+    /// One element per column of C as the caller sees it, or null.
+    pub(super) bias: *const T,
+    pub(super) relu: bool,
+}
+
+// SAFETY: the pointers are only dereferenced by `block`, whose callers keep to disjoint blocks of C.
+unsafe impl<T: Send + Sync> Sync for Product<T> {}
+
+impl<T> Product<T> {
+    /// The same product as `C^T = B^T A^T`.
+    pub(super) fn turn(self) -> Self {
+        Product {
+            m: self.n,
+            n: self.m,
+            a: self.b,
+            a_row: self.b_col,
+            a_col: self.b_row,
+            b: self.a,
+            b_row: self.a_col,
+            b_col: self.a_row,
+            turned: !self.turned,
+            ..self
+        }
+    }
+}
+
+/// Columns of the buffer for a tile on its way to being transposed; rows are [`TURN_ROWS`].
+const TURN_COLS: usize = 64;
+/// Rows of that buffer: the tallest tile, rounded up to whole blocks of lanes.
+const TURN_ROWS: usize = 16;
+
+/// Computes rows `rows` and columns `cols` of the product.
+///
+/// # Safety
+/// `p`'s pointers are valid, the ranges lie inside it, no one else accesses that part of C meanwhile, and the CPU has
+/// `S`'s instruction set.
+pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<usize>, cols: Range<usize>) {
+    let panel = 2 * S::LANES;
+    let kc = plan.kc.min(p.k);
+    let nc = plan.nc.min(cols.len());
+    let b_len = if plan.pack_b {
+        nc.next_multiple_of(panel) * kc
+    } else {
+        0
+    };
+    let t_len = if p.turned { TURN_COLS * TURN_ROWS } else { 0 };
+    scratch::with(b_len + t_len, |buffer: *mut S::T| {
+        let b_buffer = buffer;
+        let turn = buffer.wrapping_add(b_len);
+        let mut k0 = 0;
+        loop {
+            let depth = kc.min(p.k - k0);
+            let last = k0 + depth == p.k;
+            for j0 in cols.clone().step_by(plan.nc) {
+                let width = plan.nc.min(cols.end - j0);
+                let mut b = p.b.wrapping_add(k0 * p.b_row + j0 * p.b_col);
+                if plan.pack_b {
+                    let panels = Panels {
+                        src: b,
+                        row: p.b_row,
+                        col: p.b_col,
+                        depth,
+                        width,
+                        dst: b_buffer,
+                    };
+                    // SAFETY: the block lies in B; the buffer was sized for it.
+                    unsafe {
+                        if p.b_col == 1 {
+                            S::pack_rows(&panels);
+                        } else if p.b_row == 1 {
+                            S::pack_columns(&panels);
+                        } else {
+                            pack::gather(&panels, panel);
+                        }
+                    }
+                    b = b_buffer;
+                }
+                let inner = Inner {
+                    a: p.a.wrapping_add(rows.start * p.a_row + k0 * p.a_col),
+                    b,
+                    packed: plan.pack_b,
+                    depth,
+                    height: rows.len(),
+                    width,
+                    i0: rows.start,
+                    j0,
+                    beta: if k0 == 0 { p.beta } else { S::T::ONE },
+                    last,
+                    turn,
+                };
+                // SAFETY: `inner` describes blocks of the operands or their copies.
+                unsafe { inner.run::<S>(p, plan) };
+            }
+            k0 += depth;
+            if k0 >= p.k {
+                break;
+            }
+        }
+    });
+}
+
+/// The operands of the two loops over tiles.
+struct Inner<T> {
+    a: *const T,
+    b: *const T,
+    packed: bool,
+    depth: usize,
+    height: usize,
+    width: usize,
+    i0: usize,
+    j0: usize,
+    beta: T,
+    last: bool,
+    turn: *mut T,
+}
+
+impl<T: Real> Inner<T> {
+    /// All tiles of the block, strip by strip: a strip's rows of A stay in the first-level cache while B streams by.
+    ///
+    /// # Safety
+    /// As for [`block`], with `self`'s operands valid for its extents.
+    unsafe fn run<S: Isa<T = T>>(&self, p: &Product<T>, plan: &Plan) {
+        let tiles = self.height.div_ceil(S::MAX_ROWS);
+        // Tiles of nearly equal height: the first `more` have one row more.
+        let (base, more) = (self.height / tiles, self.height % tiles);
+        for t in 0..tiles {
+            let (i, height) = (t * base + t.min(more), base + usize::from(t < more));
+            // SAFETY: the caller's promise is the same.
+            unsafe { self.strip::<S>(p, plan, i, height) };
+        }
+    }
+
+    /// The tiles of rows `i..i + height` of this block.
+    ///
+    /// # Safety
+    /// As for [`Inner::run`], `height` no more than a kernel's.
+    unsafe fn strip<S: Isa<T = T>>(&self, p: &Product<T>, plan: &Plan, i: usize, height: usize) {
+        let l = S::LANES;
+        let row = self.i0 + i;
+        let b_row = if self.packed { 2 * l } else { p.b_row };
+        let bias = if self.last && !p.turned {
+            p.bias
+        } else {
+            std::ptr::null()
+        };
+        let relu = self.last && !p.turned && p.relu;
+        let beta = if p.turned { T::ZERO } else { self.beta };
+        let mut strip = Strip {
+            panels: 0,
+            k: self.depth,
+            a: self.a.wrapping_add(i * p.a_row),
+            a_row: p.a_row,
+            a_col: p.a_col,
+            b: self.b,
+            b_row,
+            b_panel: 0,
+            ahead: plan.ahead.wrapping_mul(b_row),
+            c: p.c,
+            c_row: if p.turned { TURN_COLS } else { p.c_row },
+            tail: l,
+            plain: p.alpha == T::ONE && beta == T::ZERO && bias.is_null() && !relu,
+            alpha: p.alpha,
+            beta,
+            bias,
+            relu,
+        };
+        // As many tiles of each width as fit, widest first; the narrow kernel takes a rest of one vector.
+        let flat = !self.packed && height <= S::FLAT.len();
+        let widths: [(usize, &[Kernel<T>]); 3] = [(WIDE, S::FLAT), (2, S::BROAD), (1, S::NARROW)];
+        let mut j = 0;
+        for (vectors, kernels) in &widths[usize::from(!flat)..] {
+            let width = vectors * l;
+            // A tile has all its vectors, the last perhaps partial.
+            let panels = (self.width - j + l - 1) / width;
+            if panels == 0 {
+                continue;
+            }
+            let end = (j + panels * width).min(self.width);
+            let kernel = kernels[height - 1];
+            let col = self.j0 + j;
+            strip.b = self.b.wrapping_add(if self.packed { j * self.depth } else { j });
+            strip.b_panel = if self.packed { width * self.depth } else { width };
+            // SAFETY: the operands are valid for the tiles; `turn` has room for any tile, its rows rounded up to
+            // lanes.
+            unsafe {
+                if p.turned {
+                    strip.panels = 1;
+                    strip.c = self.turn;
+                    for first in (j..end).step_by(width) {
+                        let cols = width.min(end - first);
+                        strip.tail = cols - (vectors - 1) * l;
+                        kernel(&strip);
+                        strip.b = strip.b.wrapping_add(strip.b_panel);
+                        S::write_transposed(&Transposed {
+                            src: self.turn,
+                            src_row: TURN_COLS,
+                            rows: height,
+                            cols,
+                            c: p.c.wrapping_add((self.j0 + first) * p.c_row + row),
+                            c_row: p.c_row,
+                            beta: self.beta,
+                            bias: if self.last && !p.bias.is_null() {
+                                p.bias.wrapping_add(row)
+                            } else {
+                                std::ptr::null()
+                            },
+                            relu: self.last && p.relu,
+                        });
+                    }
+                } else {
+                    strip.panels = panels;
+                    strip.c = p.c.wrapping_add(row * p.c_row + col);
+                    if !bias.is_null() {
+                        strip.bias = bias.wrapping_add(col);
+                    }
+                    strip.tail = end - j - (panels * vectors - 1) * l;
+                    kernel(&strip);
+                }
+            }
+            j = end;
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The microkernel: one tile of C held in vector registers while the whole inner dimension streams by.
+//!
+//! A tile is up to [`Isa::MAX_ROWS`] rows by two vectors. For every step of the inner dimension it loads two vectors of
+//! B and broadcasts one element of A per row straight from memory, so A needs no packing for its layout's sake: any
+//! pair of strides will do. 12 by 2 tiles keep 24 of the 32 AVX-512 accumulators busy (two fused multiply-adds of
+//! latency 4 in flight need 8) with 14 loads for 24 multiply-adds, where the ports would take 24.
+//! Kernels exist for every height, so an edge is spread over several tiles of nearly equal height and costs little.
+
+use super::simd::{Portable, Real, Simd};
+
+/// The operands of a strip: tiles side by side, all of a kernel's size except that the last vector may be partial.
+pub(super) struct Strip<T> {
+    /// Tiles in the strip, at least 1.
+    pub(super) panels: usize,
+    /// Length of the inner dimension.
+    pub(super) k: usize,
+    /// Top left element of the rows of A.
+    pub(super) a: *const T,
+    /// Distance between rows of A.
+    pub(super) a_row: usize,
+    /// Distance between columns of A.
+    pub(super) a_col: usize,
+    /// Top left element of the columns of B, whose columns are adjacent.
+    pub(super) b: *const T,
+    /// Distance between rows of B.
+    pub(super) b_row: usize,
+    /// Distance between the columns of B of one tile and those of the next.
+    pub(super) b_panel: usize,
+    /// How far ahead of its use B is prefetched, in elements.
+    pub(super) ahead: usize,
+    /// Top left element of the strip of C.
+    pub(super) c: *mut T,
+    /// Distance between rows of C.
+    pub(super) c_row: usize,
+    /// Valid lanes of the last vector of the last tile, `1..=LANES`.
+    pub(super) tail: usize,
+    /// Whether the product is stored as it is: alpha is 1, beta is 0 and there is no epilogue.
+    pub(super) plain: bool,
+    /// Factor of the product.
+    pub(super) alpha: T,
+    /// Factor of C's old value; C is not read when it is zero.
+    pub(super) beta: T,
+    /// Added to every row afterwards, one element per column; null for none.
+    pub(super) bias: *const T,
+    /// Whether negative results become zero, after the bias.
+    pub(super) relu: bool,
+}
+
+/// A microkernel for a fixed number of rows and vectors.
+pub(super) type Kernel<T> = unsafe fn(&Strip<T>);
+
+/// An instruction set for one element type: the functions that enable its target features.
+pub(super) trait Isa: Simd {
+    /// The tallest tile.
+    const MAX_ROWS: usize;
+    /// Kernels of one vector, by height less one.
+    const NARROW: &'static [Kernel<Self::T>];
+    /// Kernels of two vectors, by height less one.
+    const BROAD: &'static [Kernel<Self::T>];
+    /// Kernels of [`WIDE`] vectors for products of very few rows, by height less one.
+    const FLAT: &'static [Kernel<Self::T>];
+
+    /// [`super::pack::rows`] with the target features.
+    unsafe fn pack_rows(panel: &crate::gemm::pack::Panels<Self::T>);
+    /// [`super::pack::columns`] with the target features.
+    unsafe fn pack_columns(panel: &crate::gemm::pack::Panels<Self::T>);
+    /// [`super::pack::write_transposed`] with the target features.
+    unsafe fn write_transposed(tile: &crate::gemm::pack::Transposed<Self::T>);
+}
+
+/// Vectors of the [`Isa::FLAT`] kernels.
+pub(super) const WIDE: usize = 4;
+
+/// Computes a strip of tiles of `ROWS` rows and `VECS` vectors each.
+///
+/// # Safety
+/// `t` describes readable rows and columns and a writable strip, the CPU has `S`'s instruction set, and nothing else
+/// accesses the strip meanwhile.
+#[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "indices that unroll completely keep the accumulators in registers"
+)]
+unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<S::T>) {
+    // SAFETY: all accesses are inside the operands that the caller describes: rows of A `0..ROWS`, steps `0..k`, and
+    // the vectors of B and C whose lanes past `tail` are masked off. Prefetches may be anywhere.
+    unsafe {
+        let l = S::LANES;
+        let (mut panel, mut c, mut bias) = (t.b, t.c, t.bias);
+        for left in (0..t.panels).rev() {
+            let mask = S::mask(if left == 0 { t.tail } else { l });
+            let mut acc = [[S::splat(S::T::ZERO); VECS]; ROWS];
+            // One pointer per three rows: x86 addressing reaches base, base + s and base + 2 s.
+            let mut rows = [t.a; 8];
+            for g in 0..8 {
+                rows[g] = t.a.wrapping_add(3 * g * t.a_row);
+            }
+            let mut b = panel;
+            for _ in 0..t.k {
+                let mut x = [S::splat(S::T::ZERO); VECS];
+                for v in 0..VECS {
+                    x[v] = if v + 1 < VECS {
+                        S::load(b.add(v * l))
+                    } else {
+                        S::load_masked(b.add(v * l), mask)
+                    };
+                }
+                for v in 0..VECS {
+                    S::prefetch(b.wrapping_add(t.ahead + v * l));
+                }
+                for i in 0..ROWS {
+                    let y = S::splat(*rows[i / 3].wrapping_add((i % 3) * t.a_row));
+                    for v in 0..VECS {
+                        acc[i][v] = S::mul_add(y, x[v], acc[i][v]);
+                    }
+                }
+                b = b.wrapping_add(t.b_row);
+                for g in 0..8 {
+                    rows[g] = rows[g].wrapping_add(t.a_col);
+                }
+            }
+            finish::<S, ROWS, VECS>(t, acc, mask, c, bias);
+            panel = panel.wrapping_add(t.b_panel);
+            c = c.wrapping_add(VECS * l);
+            if !bias.is_null() {
+                bias = bias.wrapping_add(VECS * l);
+            }
+        }
+    }
+}
+
+/// Scales a tile, adds what C held, applies the epilogue and stores.
+///
+/// # Safety
+/// As for [`strip`], with `c` and `bias` at the tile's columns.
+#[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "indices that unroll completely keep the accumulators in registers"
+)]
+unsafe fn finish<S: Simd, const ROWS: usize, const VECS: usize>(
+    t: &Strip<S::T>,
+    mut acc: [[S::V; VECS]; ROWS],
+    mask: S::M,
+    c: *mut S::T,
+    bias: *const S::T,
+) {
+    let l = S::LANES;
+    // SAFETY: the caller vouches for the tile of C and, where there is one, for the bias of its columns.
+    unsafe {
+        let at = |i: usize, v: usize| c.add(i * t.c_row + v * l);
+        let load = |p: *const S::T, v: usize| {
+            if v + 1 < VECS {
+                S::load(p)
+            } else {
+                S::load_masked(p, mask)
+            }
+        };
+        if !t.plain {
+            let alpha = S::splat(t.alpha);
+            for i in 0..ROWS {
+                for v in 0..VECS {
+                    acc[i][v] = S::mul(alpha, acc[i][v]);
+                }
+            }
+            if t.beta != S::T::ZERO {
+                let beta = S::splat(t.beta);
+                for i in 0..ROWS {
+                    for v in 0..VECS {
+                        acc[i][v] = S::mul_add(beta, load(at(i, v), v), acc[i][v]);
+                    }
+                }
+            }
+            if !bias.is_null() {
+                for v in 0..VECS {
+                    let bias = load(bias.add(v * l), v);
+                    for i in 0..ROWS {
+                        acc[i][v] = S::add(acc[i][v], bias);
+                    }
+                }
+            }
+            if t.relu {
+                for i in 0..ROWS {
+                    for v in 0..VECS {
+                        acc[i][v] = S::relu(acc[i][v]);
+                    }
+                }
+            }
+        }
+        for i in 0..ROWS {
+            for v in 0..VECS {
+                if v + 1 < VECS {
+                    S::store(at(i, v), acc[i][v]);
+                } else {
+                    S::store_masked(at(i, v), acc[i][v], mask);
+                }
+            }
+        }
+    }
+}
+
+/// Implements [`Isa`]: each function is the generic one compiled with `$features`.
+macro_rules! isa {
+    ($ty:ty, $(#[$attr:meta])? $max:literal: $($rows:literal)*) => {
+        impl Isa for $ty {
+            const MAX_ROWS: usize = $max;
+            const NARROW: &'static [Kernel<Self::T>] = {
+                $(#[$attr])?
+                unsafe fn kernel<const ROWS: usize>(t: &Strip<<$ty as Simd>::T>) {
+                    // SAFETY: the caller's promise is the same.
+                    unsafe { strip::<$ty, ROWS, 1>(t) }
+                }
+                &[$(kernel::<$rows>),*]
+            };
+            const BROAD: &'static [Kernel<Self::T>] = {
+                $(#[$attr])?
+                unsafe fn kernel<const ROWS: usize>(t: &Strip<<$ty as Simd>::T>) {
+                    // SAFETY: the caller's promise is the same.
+                    unsafe { strip::<$ty, ROWS, 2>(t) }
+                }
+                &[$(kernel::<$rows>),*]
+            };
+            const FLAT: &'static [Kernel<Self::T>] = {
+                $(#[$attr])?
+                unsafe fn kernel<const ROWS: usize>(t: &Strip<<$ty as Simd>::T>) {
+                    // SAFETY: the caller's promise is the same.
+                    unsafe { strip::<$ty, ROWS, WIDE>(t) }
+                }
+                &[kernel::<1>, kernel::<2>, kernel::<3>]
+            };
+
+            $(#[$attr])?
+            unsafe fn pack_rows(panel: &crate::gemm::pack::Panels<Self::T>) {
+                // SAFETY: the caller's promise is the same.
+                unsafe { crate::gemm::pack::rows::<Self>(panel) }
+            }
+
+            $(#[$attr])?
+            unsafe fn pack_columns(panel: &crate::gemm::pack::Panels<Self::T>) {
+                // SAFETY: the caller's promise is the same.
+                unsafe { crate::gemm::pack::columns::<Self>(panel) }
+            }
+
+            $(#[$attr])?
+            unsafe fn write_transposed(tile: &crate::gemm::pack::Transposed<Self::T>) {
+                // SAFETY: the caller's promise is the same.
+                unsafe { crate::gemm::pack::write_transposed::<Self>(tile) }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::super::x86::{Avx2F32, Avx2F64, Avx512F32, Avx512F64};
+    use super::*;
+
+    isa!(Avx512F32, #[target_feature(enable = "avx512f")] 12: 1 2 3 4 5 6 7 8 9 10 11 12);
+    isa!(Avx512F64, #[target_feature(enable = "avx512f")] 12: 1 2 3 4 5 6 7 8 9 10 11 12);
+    isa!(Avx2F32, #[target_feature(enable = "avx2,fma")] 6: 1 2 3 4 5 6);
+    isa!(Avx2F64, #[target_feature(enable = "avx2,fma")] 6: 1 2 3 4 5 6);
+}
+
+isa!(Portable<f32, 4>, 4: 1 2 3 4);
+isa!(Portable<f64, 2>, 4: 1 2 3 4);

@@ -1,0 +1,243 @@
+//! Choosing how to compute a product: orientation, packing, blocking, and the split over threads.
+//!
+//! The constants were measured with `examples/gemm_bench.rs` on a Zen 5 core (48 KiB first-level and 1 MiB second-level
+//! cache, AVX-512), in `f32`; sizes are kept in bytes so that they serve `f64` too. They steer speed only: the chain of
+//! additions behind an element of C depends on [`DEPTH`] and on nothing else here.
+#![forbid(unsafe_code)]
+
+use super::block::Product;
+use std::ops::Range;
+
+/// Bytes of a row of A that one pass takes: 512 `f32`.
+///
+/// A tile's rows of A (24 KiB) stay in the first-level cache while B streams by. 200 to 320 `f32` lost 2 to 4 %, since C
+/// is read and written once a pass, and 784 in one pass lost 1 to 2 % against two of 392.
+const DEPTH: usize = 2048;
+
+/// Bytes of a row of B that one block takes: 256 `f32`.
+///
+/// With [`DEPTH`] a block of B takes at most half of the second-level cache. 192 to 384 were alike within 1 %; 512 lost
+/// 2 %.
+const WIDTH: usize = 1024;
+
+/// Steps of the inner dimension between a prefetch of B and its use. 0, 2 and 4 were alike, 8 and more lost up to 4 %
+/// where the inner dimension is short.
+const AHEAD: usize = 2;
+
+/// Bytes between rows of B at which they compete for the same few sets of every cache, so that B is better packed.
+const PAGE: usize = 4096;
+
+/// Multiply-adds below which a batch stays on the calling thread: about 8 microseconds, when handing half of it over
+/// takes one or more.
+const LEAST: f64 = 1e6;
+
+/// Chunks per thread that a product is split into at most: more would read A and B again too often, fewer would not
+/// let the threads balance.
+const CHUNKS: usize = 2;
+
+/// Costs in cycles on the same core.
+mod cost {
+    /// Copying an element into a panel.
+    pub(super) const COPY: f64 = 0.12;
+    /// Moving an element through a transposition in registers.
+    pub(super) const TURN: f64 = 0.3;
+    /// Moving an element one at a time.
+    pub(super) const GATHER: f64 = 2.0;
+    /// Reading an element of A or B for the first time, beyond what prefetching hides.
+    pub(super) const READ: f64 = 0.06;
+    /// Starting and storing a tile.
+    pub(super) const TILE: f64 = 30.0;
+    /// A row of C that two blocks share: the lines at the seam, and those fetched ahead across it, move between cores.
+    pub(super) const SEAM: f64 = 80.0;
+    /// Handing over a chunk of work. High, since smaller chunks were never seen to help an idle machine.
+    pub(super) const CHUNK: f64 = 10_000.0;
+    /// The part of a chunk by which the last thread is expected to be late.
+    pub(super) const LATE: f64 = 0.05;
+}
+
+/// How every block of one product is computed. It depends on the whole product alone, never on the threads, so that
+/// the result does not either.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// Steps of the inner dimension between two visits of C.
+    pub(super) kc: usize,
+    /// Columns of a block of B, a multiple of the panel.
+    pub(super) nc: usize,
+    /// Whether B is packed into panels; needed unless its columns are adjacent.
+    pub(super) pack_b: bool,
+    /// How many steps ahead of its use B is prefetched.
+    pub(super) ahead: usize,
+}
+
+/// The product in the better orientation, and its plan; `lanes` and `max_rows` are those of the instruction set.
+///
+/// Turned, the transposes are multiplied and C is written transposed. That is better where it saves transposing a
+/// larger B (few rows: the gradient with respect to a layer's input) or where C has fewer columns than a vector has
+/// lanes (the weights' gradient of a small last layer).
+pub(super) fn plan<T: Copy>(p: Product<T>, lanes: usize, max_rows: usize) -> (Product<T>, Plan) {
+    let turned = p.turn();
+    let p = if cycles(&turned, lanes, max_rows) < cycles(&p, lanes, max_rows) {
+        turned
+    } else {
+        p
+    };
+    (p, layout(&p, lanes))
+}
+
+/// Blocking and packing of a product in the orientation given.
+pub(super) fn layout<T>(p: &Product<T>, lanes: usize) -> Plan {
+    let size = size_of::<T>();
+    let passes = p.k.div_ceil(DEPTH / size).max(1);
+    // Rows a page apart cost more than packing as soon as B is read twice, and if the inner dimension is short (so
+    // that a block fits the cache all the same) when it is read often. Other layouts were as fast unpacked as packed
+    // for 256 rows of A and more, and up to 30 % faster for fewer.
+    let rows_collide = (p.b_row.wrapping_mul(size)).is_multiple_of(PAGE);
+    let often = p.m >= 192 || (p.m >= 16 && p.k >= 256);
+    Plan {
+        kc: p.k.div_ceil(passes).max(1).next_multiple_of(8),
+        nc: (WIDTH / size).next_multiple_of(2 * lanes),
+        pack_b: p.b_col != 1 || (rows_collide && often),
+        ahead: AHEAD,
+    }
+}
+
+/// Estimated cycles of a product in the orientation given, on one thread.
+fn cycles<T>(p: &Product<T>, lanes: usize, max_rows: usize) -> f64 {
+    let (m, n, k) = (p.m as f64, p.n as f64, p.k as f64);
+    let plan = layout(p, lanes);
+    let pack = match (plan.pack_b, p.b_col, p.b_row) {
+        (false, ..) => 0.0,
+        (true, 1, _) => cost::COPY,
+        (true, _, 1) => cost::TURN,
+        (true, ..) => cost::GATHER,
+    };
+    let vectors = p.n.div_ceil(lanes) as f64;
+    let tiles = p.m.div_ceil(max_rows) as f64;
+    // A step of a tile takes a cycle for two multiply-adds, and no less than their latency.
+    let step = (m / tiles).max(4.0) * vectors / 2.0;
+    let multiply = tiles * (step * k + vectors / 2.0 * cost::TILE);
+    let passes = p.k.div_ceil(plan.kc).max(1) as f64;
+    let write = if p.turned { m * n * passes * cost::TURN } else { 0.0 };
+    multiply + (m + n) * k * cost::READ + k * n * pack + write
+}
+
+/// A split of C into a grid of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grid {
+    m: usize,
+    n: usize,
+    height: usize,
+    width: usize,
+    across: usize,
+    /// Blocks in all.
+    pub(super) count: usize,
+}
+
+impl Grid {
+    /// Blocks of at most `height` by `width` (both at least 1) that cover `m` by `n`.
+    fn new(m: usize, n: usize, height: usize, width: usize) -> Self {
+        let across = n.div_ceil(width);
+        Grid {
+            m,
+            n,
+            height,
+            width,
+            across,
+            count: m.div_ceil(height) * across,
+        }
+    }
+
+    /// Rows and columns of block `i`, which is less than `count`.
+    pub(super) fn block(&self, i: usize) -> (Range<usize>, Range<usize>) {
+        let (r, c) = (i / self.across * self.height, i % self.across * self.width);
+        (r..(r + self.height).min(self.m), c..(c + self.width).min(self.n))
+    }
+}
+
+/// The grid for one product over `threads`: the one that is estimated to be done first.
+fn split<T: Copy>(p: &Product<T>, threads: usize, lanes: usize, max_rows: usize) -> Grid {
+    let mut best = (f64::INFINITY, Grid::new(p.m, p.n, p.m, p.n));
+    let most = threads.saturating_mul(CHUNKS);
+    for down in 1..=most.min(p.m) {
+        for across in 1..=most / down {
+            let height = p.m.div_ceil(down);
+            let width = p.n.div_ceil(across).next_multiple_of(2 * lanes).min(p.n);
+            let grid = Grid::new(p.m, p.n, height, width);
+            let mut one = cycles(
+                &Product {
+                    m: height,
+                    n: width,
+                    ..*p
+                },
+                lanes,
+                max_rows,
+            ) + cost::CHUNK;
+            // Seams cut the rows of C as they lie in memory.
+            let (cut, rows) = if p.turned { (down, width) } else { (across, height) };
+            if cut > 1 {
+                one += rows as f64 * cost::SEAM;
+            }
+            let total = one * (grid.count.div_ceil(threads) as f64 + cost::LATE);
+            if total < best.0 {
+                best = (total, grid);
+            }
+        }
+    }
+    best.1
+}
+
+/// The chunks of work of a batch: groups of products times blocks of each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chunks {
+    /// The blocks of each product.
+    pub(super) grid: Grid,
+    /// Chunks in all.
+    pub(super) count: usize,
+    group: usize,
+    batch: usize,
+}
+
+impl Chunks {
+    /// The products of chunk `i`, and the block to compute of each.
+    pub(super) fn get(&self, i: usize) -> (Range<usize>, usize) {
+        let first = i / self.grid.count * self.group;
+        (first..(first + self.group).min(self.batch), i % self.grid.count)
+    }
+}
+
+/// Splits `batch` (at least 1) products like `p`, neither extent of which is 0, over `threads`.
+pub(super) fn chunks<T: Copy>(p: &Product<T>, batch: usize, threads: usize, lanes: usize, max_rows: usize) -> Chunks {
+    let whole = Grid::new(p.m, p.n, p.m, p.n);
+    let one = p.m as f64 * p.n as f64 * p.k as f64;
+    if threads <= 1 || one * (batch as f64) < LEAST {
+        return Chunks {
+            grid: whole,
+            count: 1,
+            group: batch,
+            batch,
+        };
+    }
+    let enough = threads.saturating_mul(4);
+    if batch >= enough {
+        // Whole products, several to a chunk while they are small, but enough chunks to balance.
+        let small = (LEAST / 2.0 / one.max(1.0)).ceil() as usize;
+        let group = small.clamp(1, batch.div_ceil(enough));
+        return Chunks {
+            grid: whole,
+            count: batch.div_ceil(group),
+            group,
+            batch,
+        };
+    }
+    let grid = if one < LEAST {
+        whole
+    } else {
+        split(p, threads, lanes, max_rows)
+    };
+    Chunks {
+        grid,
+        count: grid.count * batch,
+        group: 1,
+        batch,
+    }
+}
