@@ -2,6 +2,7 @@
 
 pub mod array;
 pub mod math;
+pub mod matrix;
 pub mod nn;
 pub mod reduce;
 pub mod state;
