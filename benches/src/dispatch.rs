@@ -138,7 +138,7 @@ type Subject = (&'static str, usize, fn() -> Result<(Graph, Operation)>);
 ///
 /// # Errors
 /// If a graph cannot be built or run.
-pub fn run(m: &Settings, out: &mut Report) -> Result<()> {
+pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
     let subjects: [Subject; 5] = [
         ("wide_noop_10k", N + 1, no_ops),
         ("chain_identity_10k", N, identities),

@@ -3,13 +3,13 @@
 //! Subjects are modules; [`measure`] times, [`report`] prints. A row is the median of several windows with their
 //! extremes; `--json` prints one JSON object a line, with the fields `bench, peer, version, threads, value, unit,
 //! min, max, note`.
-#![forbid(unsafe_code)]
 
 mod dispatch;
 mod elementwise;
 mod matmul;
 mod measure;
 mod mlp;
+mod peak;
 mod report;
 
 use std::process::ExitCode;

@@ -6,19 +6,19 @@ use actorflow::{Result, SessionOptions};
 
 /// How to measure.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Windows per figure.
-    pub samples: usize,
+    pub(crate) samples: usize,
     /// Seconds per window.
-    pub window: f64,
+    pub(crate) window: f64,
     /// Threads that may compute at once.
-    pub threads: usize,
+    pub(crate) threads: usize,
 }
 
 impl Settings {
     /// Binds the calling thread to the first core (the last one for one thread, as the peers' scripts do), so that
     /// the scheduler cannot put it on a worker's core.
-    pub fn pin_caller(&self) {
+    pub(crate) fn pin_caller(&self) {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let core = if self.threads == 1 { cores.last() } else { cores.first() };
         if let Some(c) = core {
@@ -27,7 +27,7 @@ impl Settings {
     }
 
     /// Session options for this many threads, workers bound to cores.
-    pub fn session(&self) -> SessionOptions {
+    pub(crate) fn session(&self) -> SessionOptions {
         SessionOptions {
             pin: self.threads > 1,
             ..SessionOptions::with_threads(self.threads)
@@ -38,7 +38,7 @@ impl Settings {
     ///
     /// # Errors
     /// What `f` returns.
-    pub fn rates(&self, mut f: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+    pub(crate) fn rates(&self, mut f: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
         let timed = |f: &mut dyn FnMut() -> Result<()>, n: u64| -> Result<f64> {
             let t = Instant::now();
             for _ in 0..n {

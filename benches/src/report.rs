@@ -17,7 +17,7 @@ struct Row<'a> {
 }
 
 /// Where rows go.
-pub struct Report {
+pub(crate) struct Report {
     json: bool,
     only: String,
     started: bool,
@@ -25,7 +25,7 @@ pub struct Report {
 
 impl Report {
     /// Prints rows of benchmarks whose name contains `only`.
-    pub fn new(json: bool, only: String) -> Self {
+    pub(crate) fn new(json: bool, only: String) -> Self {
         Report {
             json,
             only,
@@ -34,12 +34,12 @@ impl Report {
     }
 
     /// Whether a benchmark is asked for.
-    pub fn wants(&self, bench: &str) -> bool {
+    pub(crate) fn wants(&self, bench: &str) -> bool {
         bench.contains(&self.only)
     }
 
     /// Prints the median of the samples and their extremes.
-    pub fn row(&mut self, bench: &str, threads: usize, samples: &[f64], unit: &str, note: &str) {
+    pub(crate) fn row(&mut self, bench: &str, threads: usize, samples: &[f64], unit: &str, note: &str) {
         let mut s = samples.to_vec();
         s.sort_by(f64::total_cmp);
         let (Some(min), Some(max)) = (s.first(), s.last()) else {

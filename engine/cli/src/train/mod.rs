@@ -1,0 +1,239 @@
+//! `actorflow train`: trains a classifier of handwritten digits.
+
+mod data;
+mod model;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use actorflow::{GraphVariables, Result, Session, SessionOptions, Tensor};
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use self::data::{Dataset, Split};
+use self::model::{Model, OptimizerName};
+
+/// Which classifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ModelName {
+    /// One hidden layer of ReLUs.
+    Mlp,
+    /// Softmax regression, without a hidden layer.
+    Softmax,
+}
+
+/// Train a classifier of handwritten digits and report its accuracy on the test rows.
+///
+/// Row i of the data is a test row if i % 5 == 4; the others are trained on. Equal seeds give equal results,
+/// whatever the number of threads.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The data set.
+    #[arg(value_enum)]
+    dataset: Dataset,
+    /// The classifier.
+    #[arg(long, value_enum, default_value = "mlp")]
+    model: ModelName,
+    /// Units of the hidden layer.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    hidden: u32,
+    /// Passes over the training rows.
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: u32,
+    /// Rows in a step.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// The update rule.
+    #[arg(long, value_enum, default_value = "adam")]
+    optimizer: OptimizerName,
+    /// The learning rate; each optimizer has a default of its own.
+    #[arg(long)]
+    lr: Option<f64>,
+    /// The seed of the initial weights and of the order of the rows.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Threads that may compute at once (default: one for each core).
+    #[arg(long)]
+    threads: Option<usize>,
+    /// A CSV file (plain or gzip) to use instead of the bundled one: pixels, then the label, a line each.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Print the result as one JSON object, as the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    dataset: &'static str,
+    model: &'static str,
+    steps: u64,
+    seconds: f64,
+    final_loss: f32,
+    test_accuracy: f64,
+}
+
+/// A small generator for the order of rows: `xorshift64*` by S. Vigna, seeded through `splitmix64`.
+struct Shuffle(u64);
+
+impl Shuffle {
+    fn new(seed: u64) -> Self {
+        let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Shuffle((z ^ (z >> 31)) | 1)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = u128::from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)) * n as u128;
+        (high >> 64) as usize
+    }
+
+    fn shuffle(&mut self, v: &mut [usize]) {
+        for i in (1..v.len()).rev() {
+            v.swap(i, self.below(i + 1));
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// For unreadable data, a learning rate that is no positive number, and errors of the engine.
+pub fn run(args: &Args) -> Result<()> {
+    let split = args.dataset.load(args.data.as_deref())?;
+    let hidden = match args.model {
+        ModelName::Mlp => Some(args.hidden as usize),
+        ModelName::Softmax => None,
+    };
+    let model = Model::build(split.width, split.classes, hidden, args.optimizer, args.lr, args.seed)?;
+    let mut options = SessionOptions::default();
+    if let Some(t) = args.threads {
+        options = SessionOptions::with_threads(t);
+    }
+    let session = Session::with_options(&model.graph, options)?;
+    session.execute(&[&model.graph.global_variables_initializer()?])?;
+    if !args.json {
+        println!(
+            "{}: {} training rows, {} test rows, {} pixels, {} classes; {} parameters, {} with learning rate {}",
+            args.dataset.name(),
+            split.train.len(),
+            split.test.len(),
+            split.width,
+            split.classes,
+            model.parameters,
+            args.optimizer.name(),
+            model.rate
+        );
+    }
+    let summary = fit(args, &split, &model, &session)?;
+    let mut out = io::stdout().lock();
+    let line = if args.json {
+        serde_json::to_string(&summary).map_err(|e| actorflow::Error::internal(e.to_string()))?
+    } else {
+        format!(
+            "test accuracy {:.4} ({} rows), final loss {:.4}, {} steps in {:.2} s ({:.0} examples/s)",
+            summary.test_accuracy,
+            split.test.len(),
+            summary.final_loss,
+            summary.steps,
+            summary.seconds,
+            args.epochs as f64 * split.train.len() as f64 / summary.seconds.max(1e-9)
+        )
+    };
+    writeln!(out, "{line}")?;
+    Ok(())
+}
+
+fn fit(args: &Args, split: &Split, model: &Model, session: &Session) -> Result<Summary> {
+    let step = session.callable(&[&model.x, &model.y], &[&model.loss], &[&model.train])?;
+    let judge = session.callable(&[&model.x, &model.y], &[&model.accuracy], &[])?;
+    let (test_x, test_y) = split.test.all(split.width)?;
+    let test = [test_x, test_y];
+    let n = split.train.len();
+    let bar = progress(args, n);
+    let mut order: Vec<usize> = (0..n).collect();
+    let mut shuffle = Shuffle::new(args.seed);
+    let (mut steps, mut last_loss) = (0u64, 0f32);
+    let begun = Instant::now();
+    for epoch in 0..args.epochs {
+        shuffle.shuffle(&mut order);
+        let (mut sum, mut count) = (0f64, 0u32);
+        for rows in order.chunks(args.batch as usize) {
+            let (x, y) = split.train.select(rows, split.width)?;
+            let out = step.call(&[x, y])?;
+            let loss: f32 = out.first().map_or(Ok(f32::NAN), Tensor::to_scalar)?;
+            if !loss.is_finite() {
+                bar.abandon();
+                return Err(actorflow::Error::invalid(format!(
+                    "the loss became {loss} in epoch {}; try a smaller --lr than {}",
+                    epoch + 1,
+                    model.rate
+                )));
+            }
+            steps += 1;
+            sum += f64::from(loss);
+            count += 1;
+            bar.inc(rows.len() as u64);
+        }
+        last_loss = (sum / f64::from(count.max(1))) as f32;
+        if !bar.is_hidden() {
+            let accuracy = measure(&judge, &test)?;
+            bar.set_message(format!("epoch {:>3}  loss {last_loss:.4}  test accuracy {accuracy:.4}", epoch + 1));
+        }
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    bar.finish();
+    Ok(Summary {
+        dataset: args.dataset.name(),
+        model: match args.model {
+            ModelName::Mlp => "mlp",
+            ModelName::Softmax => "softmax",
+        },
+        steps,
+        seconds,
+        final_loss: last_loss,
+        test_accuracy: measure(&judge, &test)?,
+    })
+}
+
+fn measure(judge: &actorflow::Callable, test: &[Tensor]) -> Result<f64> {
+    let out = judge.call(test)?;
+    // Rounded away from float noise: it is a share of whole rows.
+    out.first().map_or(Ok(f64::NAN), |t| t.to_scalar::<f32>().map(|a| (f64::from(a) * 1e6).round() / 1e6))
+}
+
+fn progress(args: &Args, rows: usize) -> ProgressBar {
+    if args.json || !io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    }
+    let style = ProgressStyle::with_template("{bar:32} {percent:>3}%  {msg}  {per_sec} examples  eta {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(u64::from(args.epochs) * rows as u64);
+    bar.set_style(style);
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shuffling_is_a_permutation_that_follows_the_seed() {
+        let run = |seed| {
+            let mut v: Vec<usize> = (0..100).collect();
+            Shuffle::new(seed).shuffle(&mut v);
+            v
+        };
+        assert_eq!(run(3), run(3));
+        assert_ne!(run(3), run(4));
+        let mut sorted = run(5);
+        sorted.sort_unstable();
+        assert!(sorted.into_iter().eq(0..100));
+    }
+}
