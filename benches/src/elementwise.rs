@@ -23,9 +23,21 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
     };
     let subjects: [(&str, Vec<usize>, f64, Build); 4] = [
         ("chain_10m", vec![ELEMENTS], ELEMENTS as f64 * 8.0, chain),
-        ("softmax_1024x1000", vec![1024, 1000], 1024.0 * 1000.0 * 8.0, |_, x| x.softmax()),
-        ("reduce_sum_axis0_4096", vec![4096, 4096], 4096.0 * 4096.0 * 4.0, |_, x| x.sum(&[0], false)),
-        ("reduce_sum_axis1_4096", vec![4096, 4096], 4096.0 * 4096.0 * 4.0, |_, x| x.sum(&[1], false)),
+        ("softmax_1024x1000", vec![1024, 1000], 1024.0 * 1000.0 * 8.0, |_, x| {
+            x.softmax()
+        }),
+        (
+            "reduce_sum_axis0_4096",
+            vec![4096, 4096],
+            4096.0 * 4096.0 * 4.0,
+            |_, x| x.sum(&[0], false),
+        ),
+        (
+            "reduce_sum_axis1_4096",
+            vec![4096, 4096],
+            4096.0 * 4096.0 * 4.0,
+            |_, x| x.sum(&[1], false),
+        ),
     ];
     for (name, shape, bytes, build) in subjects {
         if !out.wants(name) {
@@ -41,7 +53,11 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
         let rates = m.rates(|| run.call(&[]).map(drop))?;
         let ms: Vec<f64> = rates.iter().map(|r| 1e3 / r).collect();
         let gb: Vec<f64> = rates.iter().map(|r| r * bytes / 1e9).collect();
-        let traffic = if name.starts_with("reduce") { "one read" } else { "one read, one write" };
+        let traffic = if name.starts_with("reduce") {
+            "one read"
+        } else {
+            "one read, one write"
+        };
         out.row(name, m.threads, &ms, "ms", "prepared callable, result not fetched");
         out.row(name, m.threads, &gb, "GB/s", &format!("ideal traffic only: {traffic}"));
     }

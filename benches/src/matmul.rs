@@ -58,14 +58,28 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
                 let _after = g.control_dependencies(&[last]);
                 last = a.matmul(&b)?.op();
             }
-            let s = Session::with_options(&g, SessionOptions { passes: Passes::NONE, ..m.session() })?;
+            let s = Session::with_options(
+                &g,
+                SessionOptions {
+                    passes: Passes::NONE,
+                    ..m.session()
+                },
+            )?;
             s.execute(&[&g.global_variables_initializer()?])?;
             let run = s.callable(&[], &[], &[&last])?;
             let rates = m.rates(|| run.call(&[]).map(drop))?;
             let gf: Vec<f64> = rates.iter().map(|x| x * flop * count as f64 * 1e-9).collect();
             let best = gf.iter().copied().fold(0.0, f64::max);
-            let share = if peak > 0.0 { format!("; best {:.0} % of the peak", 100.0 * best / peak) } else { String::new() };
-            let note = if many { format!("{count} products in a control chain per run{share}") } else { format!("one product per run{share}") };
+            let share = if peak > 0.0 {
+                format!("; best {:.0} % of the peak", 100.0 * best / peak)
+            } else {
+                String::new()
+            };
+            let note = if many {
+                format!("{count} products in a control chain per run{share}")
+            } else {
+                format!("one product per run{share}")
+            };
             out.row(&name, m.threads, &gf, "GFLOP/s", &note);
         }
     }

@@ -32,7 +32,10 @@ fn model(x: &Output, y: &Output, optimizer: &Optimizer) -> Result<Model> {
     let mut h = x.clone();
     for (i, w) in LAYERS.windows(2).enumerate() {
         let scale = (2.0 / w[0] as f32).sqrt();
-        let values: Vec<f32> = noise(w[0] * w[1], i as u64 + 1).into_iter().map(|v| v * scale).collect();
+        let values: Vec<f32> = noise(w[0] * w[1], i as u64 + 1)
+            .into_iter()
+            .map(|v| v * scale)
+            .collect();
         let weights = g.variable(&format!("w{i}"), Tensor::from_slice([w[0], w[1]], &values)?)?;
         let biases = g.variable(&format!("b{i}"), Tensor::zeros(DType::F32, [w[1]])?)?;
         h = h.matmul(&weights)?.bias_add(&biases)?;
@@ -40,7 +43,11 @@ fn model(x: &Output, y: &Output, optimizer: &Optimizer) -> Result<Model> {
             h = h.relu()?;
         }
     }
-    let xent = g.op("SparseSoftmaxCrossEntropyWithLogits").input(&h).input(y).output()?;
+    let xent = g
+        .op("SparseSoftmaxCrossEntropyWithLogits")
+        .input(&h)
+        .input(y)
+        .output()?;
     let loss = xent.mean(&[], false)?;
     let train = optimizer.minimize(&loss)?;
     Ok(Model { graph: g, train, loss })
@@ -90,20 +97,44 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
                     let rates = m.rates(|| {
                         let (a, b) = (xs.slice_rows(at, at + batch)?, ys.slice_rows(at, at + batch)?);
                         at = (at + batch) % POOL;
-                        s.runner().feed(&x, a).feed(&y, b).fetch(&model.loss).target(&model.train).run().map(drop)
+                        s.runner()
+                            .feed(&x, a)
+                            .feed(&y, b)
+                            .fetch(&model.loss)
+                            .target(&model.train)
+                            .run()
+                            .map(drop)
                     })?;
-                    out.row(&bench, m.threads, &rates, "steps/s", "session run with feeds, loss fetched");
+                    out.row(
+                        &bench,
+                        m.threads,
+                        &rates,
+                        "steps/s",
+                        "session run with feeds, loss fetched",
+                    );
                 }
             }
             let g = Graph::new();
-            let x = g.variable_builder("x").not_trainable().build(xs.slice_rows(0, batch)?)?;
-            let y = g.variable_builder("y").not_trainable().build(ys.slice_rows(0, batch)?)?;
+            let x = g
+                .variable_builder("x")
+                .not_trainable()
+                .build(xs.slice_rows(0, batch)?)?;
+            let y = g
+                .variable_builder("y")
+                .not_trainable()
+                .build(ys.slice_rows(0, batch)?)?;
             let model = model(&x, &y, &optimizer)?;
             let s = Session::with_options(&g, m.session())?;
             s.execute(&[&g.global_variables_initializer()?])?;
             let step = s.callable(&[], &[], &[&model.train])?;
             let rates = m.rates(|| step.call(&[]).map(drop))?;
-            out.row(&bench, m.threads, &rates, "steps/s", &format!("batch in a variable, no feed; {}", share(&rates)));
+            out.row(
+                &bench,
+                m.threads,
+                &rates,
+                "steps/s",
+                &format!("batch in a variable, no feed; {}", share(&rates)),
+            );
         }
     }
     Ok(())

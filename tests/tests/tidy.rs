@@ -22,6 +22,10 @@ const LONG_FILES: &[Exception] = &[Exception {
 /// Where `unsafe` is needed. Everything else is safe Rust.
 const UNSAFE_FILES: &[Exception] = &[
     Exception {
+        path: "benches/src/peak.rs",
+        why: "the widest registers' multiply-adds, found at run time",
+    },
+    Exception {
         path: "engine/core/src/tensor/",
         why: "aligned buffers and their typed views",
     },
