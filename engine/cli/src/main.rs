@@ -1,2 +1,8 @@
-//! TODO
-fn main() {}
+//! The `actorflow` command.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    actorflow_cli::main()
+}

@@ -1,0 +1,161 @@
+//! `actorflow conformance`: cases that TensorFlow has answered.
+//!
+//! A case is a folder with a graph, feeds and expected values; [`run_case`] runs one in this process. The command
+//! runs many, each in a child process ([`pool`]), so that a crash or a hang fails one case and no other.
+
+mod case;
+mod compare;
+mod pool;
+mod worker;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::glob::matches_any;
+pub use case::{Settings, run_case};
+pub use compare::compare;
+pub use worker::{WorkerArgs, worker};
+
+/// Check the engine against cases that TensorFlow has answered.
+///
+/// Each case runs isolated in a child process: a panic, an abort or a hang fails that case alone. Prints
+/// `FAIL name: reason` for each failure and `N passed, M failed` as the last line; the exit code is 1 if any failed.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A folder of cases, or one case: a folder with graph.pb, case.json and .npy arrays
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Only cases whose name matches, such as 'unary.*'; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    filter: Vec<String>,
+    /// Write the result of every case to a file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    options: CaseOptions,
+    /// How many cases run at the same time
+    #[arg(long, value_name = "N", default_value_t = cores())]
+    jobs: usize,
+}
+
+/// How the cases are run, in this process or its children.
+#[derive(clap::Args, Clone)]
+struct CaseOptions {
+    /// Threads of each session
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    threads: usize,
+    /// Run graphs as they are, without folding, merging or fusing
+    #[arg(long)]
+    no_passes: bool,
+    /// A case that takes longer than this many seconds fails
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    timeout: u64,
+}
+
+impl CaseOptions {
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.timeout.max(1))
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            threads: self.threads.max(1),
+            passes: !self.no_passes,
+            // A run ends a little before its process is ended, so that it can say what it waits for.
+            timeout: self.limit().mul_f64(0.9),
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How one case ended.
+#[derive(Debug, Clone, Serialize)]
+struct Outcome {
+    name: String,
+    passed: bool,
+    /// Why it failed.
+    reason: Option<String>,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    passed: usize,
+    failed: usize,
+    cases: &'a [Outcome],
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Wrong use if there is no case; a failure if any case failed.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let cases = find(&args.dir, &args.filter)?;
+    let mut out = std::io::stdout().lock();
+    let mut broken = Ok(());
+    let outcomes = pool::run(&cases, &args.options, args.jobs.max(1), |outcome| {
+        if let Some(reason) = &outcome.reason {
+            let line = writeln!(out, "FAIL {}: {reason}", outcome.name).and_then(|()| out.flush());
+            if broken.is_ok() {
+                broken = line;
+            }
+        }
+    })?;
+    broken?;
+    let passed = outcomes.iter().filter(|o| o.passed).count();
+    let failed = outcomes.len() - passed;
+    if let Some(file) = &args.json {
+        let report = Report {
+            passed,
+            failed,
+            cases: &outcomes,
+        };
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(file, text + "\n").map_err(|e| Failure::Failed(format!("{}: {e}", file.display())))?;
+    }
+    writeln!(out, "{passed} passed, {failed} failed")?;
+    if failed > 0 { Err(Failure::Reported) } else { Ok(()) }
+}
+
+/// The cases in `dir` that match, by name; or `dir` itself if it is a case.
+fn find(dir: &Path, filter: &[String]) -> Result<Vec<PathBuf>, Failure> {
+    let usage = |e: std::io::Error| Failure::Usage(format!("{}: {e}", dir.display()));
+    // Children run in folders of their own.
+    let dir = dir.canonicalize().map_err(usage)?;
+    if dir.join("case.json").is_file() {
+        return Ok(vec![dir]);
+    }
+    let mut cases = Vec::new();
+    for entry in std::fs::read_dir(&dir).map_err(usage)? {
+        let path = entry.map_err(usage)?.path();
+        if path.join("case.json").is_file() && matches_any(filter, &name(&path)) {
+            cases.push(path);
+        }
+    }
+    cases.sort();
+    if cases.is_empty() {
+        let what = if filter.is_empty() {
+            "no case"
+        } else {
+            "no case that matches"
+        };
+        return Err(Failure::Usage(format!(
+            "{what} in {}: a case is a folder with case.json and graph.pb",
+            dir.display()
+        )));
+    }
+    Ok(cases)
+}
+
+/// The name of a case: its folder's.
+fn name(case: &Path) -> String {
+    case.file_name()
+        .map_or_else(|| case.display().to_string(), |n| n.to_string_lossy().into_owned())
+}

@@ -1,0 +1,58 @@
+//! What the `actorflow` command does: argument parsing and printing around the engine's API.
+//!
+//! Each module is a command; `main.rs` only calls [`main`]. The library exists so that the workspace's suites can
+//! run the same code in their own process; it is not published.
+//!
+//! Conventions of every command: exit code 0 is success, 1 a failure of what was asked, 2 a wrong use of the
+//! command. An error is one line on stderr that starts with `error:`; results go to stdout, with `--json` as JSON.
+#![forbid(unsafe_code)]
+
+pub mod conformance;
+mod failure;
+mod glob;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::Failure;
+
+/// Actorflow runs TensorFlow 1.x graphs as actors.
+#[derive(Parser)]
+#[command(name = "actorflow", version, about, max_term_width = 110, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the engine against cases that TensorFlow has answered
+    Conformance(conformance::Args),
+    /// The process in which `conformance` runs cases
+    #[command(hide = true)]
+    ConformanceWorker(conformance::WorkerArgs),
+}
+
+/// Parses the command line, does what it says and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Clap prints help to stdout (code 0) and mistakes to stderr (code 2).
+        Err(e) => {
+            let code = if e.use_stderr() { 2 } else { 0 };
+            return match e.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_) => ExitCode::from(1),
+            };
+        }
+    };
+    let done = match cli.command {
+        Command::Conformance(args) => conformance::run(&args),
+        Command::ConformanceWorker(args) => conformance::worker(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
