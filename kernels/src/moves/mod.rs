@@ -214,6 +214,34 @@ pub fn build(
     }
 }
 
+/// Writes into `to`, whose data nobody shares, from `sources` of its dtype; what `how` leaves alone stays.
+///
+/// # Errors
+/// `INTERNAL` if the data is shared; strings, handles and variants cannot be written in place.
+pub fn write_into(cx: &OpContext<'_>, to: &mut Tensor, sources: &[&Tensor], how: &impl Shuffle) -> Result<()> {
+    fn run<E: bytemuck::Pod + Send + Sync>(
+        par: &dyn Parallel,
+        to: &mut Tensor,
+        sources: &[&Tensor],
+        how: &impl Shuffle,
+    ) -> Result<()> {
+        let sources = sources.iter().map(|s| cast::<E>(s)).collect::<Result<Vec<_>>>()?;
+        how.run(&sources, cast_mut::<E>(to)?, par)
+    }
+    let par = cx.parallel();
+    match to.dtype().size() {
+        1 => run::<u8>(par, to, sources, how),
+        2 => run::<u16>(par, to, sources, how),
+        4 => run::<u32>(par, to, sources, how),
+        8 => run::<u64>(par, to, sources, how),
+        16 => run::<[u64; 2]>(par, to, sources, how),
+        _ => Err(Error::internal(format!(
+            "{} elements cannot be written in place",
+            to.dtype()
+        ))),
+    }
+}
+
 /// Leaves the output as it was filled.
 pub struct Still;
 

@@ -54,18 +54,11 @@ pub(crate) fn read(cx: &OpContext<'_>, x: &Tensor, spec: &Spec) -> Result<Tensor
     moves::build(cx, x.dtype(), shape, Fill::Any, &[x], &Copies(&[copy]))
 }
 
-/// A tensor of shape `dims` that starts as `fill` and has `value` at the slice.
+/// The copy of `value` to the slice of a tensor of shape `dims`.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` if the value does not broadcast to the slice's shape.
-pub(crate) fn write(
-    cx: &OpContext<'_>,
-    dims: &Shape,
-    spec: &Spec,
-    value: &Tensor,
-    fill: Fill<'_>,
-    exact: bool,
-) -> Result<Tensor> {
+/// `INVALID_ARGUMENT` if the value does not broadcast to the slice's shape (with `exact`: has not that shape).
+pub(crate) fn place(dims: &Shape, spec: &Spec, value: &Tensor, exact: bool) -> Result<StridedCopy> {
     let shape = full(&spec.shape())?;
     let fits = match exact {
         true => shape == *value.shape(),
@@ -94,12 +87,27 @@ pub(crate) fn write(
         src: *v,
         dst: a.src,
     });
-    let copy = StridedCopy {
+    Ok(StridedCopy {
         source: 0,
         from: 0,
         to,
         axes: axes.collect(),
-    };
+    })
+}
+
+/// A tensor of shape `dims` that starts as `fill` and has `value` at the slice.
+///
+/// # Errors
+/// As [`place`].
+pub(crate) fn write(
+    cx: &OpContext<'_>,
+    dims: &Shape,
+    spec: &Spec,
+    value: &Tensor,
+    fill: Fill<'_>,
+    exact: bool,
+) -> Result<Tensor> {
+    let copy = place(dims, spec, value, exact)?;
     moves::build(cx, value.dtype(), dims.clone(), fill, &[value], &Copies(&[copy]))
 }
 

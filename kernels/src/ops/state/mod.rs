@@ -6,7 +6,12 @@
 pub mod access;
 pub mod arith;
 pub mod assign;
+pub mod gather;
 pub mod resource;
+mod rows;
+pub mod scatter;
+pub mod scatter_nd;
+pub mod strided_assign;
 #[cfg(test)]
 mod tests;
 pub mod variable;

@@ -5,6 +5,8 @@ use actorflow_core::{Code, DType, Graph, Operation, Output, PartialShape, Tensor
 
 use crate::testing::Interpreter;
 
+mod scatter;
+
 fn reference(g: &Graph, name: &str, dtype: DType, shape: impl Into<PartialShape>) -> Output {
     let b = g.op("VariableV2").attr("dtype", dtype).attr("shape", shape.into());
     b.name(name).output().unwrap()
