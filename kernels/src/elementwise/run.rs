@@ -40,6 +40,7 @@ pub(super) fn is_reusable(cx: &OpContext<'_>, i: usize, dtype: DType, shape: &Sh
 }
 
 /// The start of a tensor's elements.
+#[inline]
 pub(super) fn start(t: &Tensor) -> Result<*const u8> {
     t.bytes()
         .map(<[u8]>::as_ptr)
@@ -47,6 +48,7 @@ pub(super) fn start(t: &Tensor) -> Result<*const u8> {
 }
 
 /// The start of the elements of a tensor that nobody else shares.
+#[inline]
 pub(super) fn start_mut(t: &mut Tensor) -> Result<*mut u8> {
     let dtype = t.dtype();
     t.bytes_mut()
@@ -75,6 +77,14 @@ pub(super) fn expect(i: usize, t: &Tensor, want: DType) -> Result<()> {
 pub fn map1(f: &Loop1, cx: &mut OpContext<'_>) -> Result<()> {
     let x = cx.input(0)?;
     expect(0, x, f.input())?;
+    if x.shape().is_scalar() {
+        let mut y = Tensor::zero_scalar(f.output())?;
+        let to = start_mut(&mut y)?;
+        // SAFETY: both tensors have one element of the loop's dtypes, and the result is this kernel's only.
+        unsafe { f.run(start(x)?, to, 1) };
+        cx.set_output(0, y);
+        return Ok(());
+    }
     let shape = x.shape().clone();
     let (mut y, reused) = cx.reuse_or_alloc(0, f.output(), &shape)?;
     let to = start_mut(&mut y)?;
@@ -129,6 +139,15 @@ pub fn map2(f: &Loop2, cx: &mut OpContext<'_>) -> Result<()> {
     let [ta, tb] = f.inputs();
     expect(0, a, ta)?;
     expect(1, b, tb)?;
+    if a.shape().is_scalar() && b.shape().is_scalar() {
+        // The short path of scalar programs: nothing is allocated, nothing is planned.
+        let mut y = Tensor::zero_scalar(f.output())?;
+        let to = start_mut(&mut y)?;
+        // SAFETY: each tensor has one element of the loop's dtypes, and the result is this kernel's only.
+        unsafe { f.run(Arg::Many(start(a)?), Arg::Many(start(b)?), to, 1) };
+        cx.set_output(0, y);
+        return Ok(());
+    }
     let (shape, layout) = layout(a, b)?;
     let reuse = usize::from(!is_reusable(cx, 0, f.output(), &shape));
     let (mut y, reused) = if reuse == 0 || is_reusable(cx, 1, f.output(), &shape) {
