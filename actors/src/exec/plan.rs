@@ -369,6 +369,11 @@ impl Plan {
         self.nodes.is_empty()
     }
 
+    /// What messages say about each node, in the order of their numbers.
+    pub fn nodes(&self) -> &[NodeInfo] {
+        &self.info
+    }
+
     /// How many tensors a run must be given.
     pub fn num_feeds(&self) -> usize {
         self.feed_first.len() - 1

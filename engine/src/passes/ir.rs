@@ -12,6 +12,9 @@ use actorflow_core::op::{OpDef, registry};
 use actorflow_core::resource::ResourceManager;
 use actorflow_core::{Attrs, DType, Graph, PartialShape, Tensor};
 
+/// The operation of constants.
+pub const CONST: &str = "Const";
+
 /// A node of the reduced graph.
 #[derive(Clone)]
 pub struct IrNode {
@@ -37,14 +40,45 @@ pub struct IrNode {
     pub output_shapes: Vec<PartialShape>,
     /// The source line that built it.
     pub location: Option<&'static Location<'static>>,
-    /// The run asks for this very node to finish, or another node waits for it.
+    /// The run asks for this very node to finish.
+    pub target: bool,
+    /// It is a target, or another node waits for it: it must not go away. [`Ir::sweep`] keeps this up to date.
     pub pinned: bool,
 }
 
+/// Operations that are stateful, but that nobody can see run: sources of values and handles.
+const SILENT: &[&str] = &[
+    "Placeholder",
+    "PlaceholderWithDefault",
+    "VarHandleOp",
+    "Variable",
+    "VariableV2",
+    "ReadVariableOp",
+];
+
 impl IrNode {
-    /// Whether passes must leave it alone: it has state or effects, or belongs to control flow.
+    /// Whether passes must leave it alone: it has state or effects, belongs to control flow, or takes or gives
+    /// references to variables. (TensorFlow does not flag `Assign` and its kind as stateful.)
     pub fn is_untouchable(&self) -> bool {
-        self.def.is_stateful() || self.def.is_control_flow()
+        self.def.is_stateful()
+            || self.def.is_control_flow()
+            || self.input_refs.contains(&true)
+            || self.output_refs.contains(&true)
+    }
+
+    /// Whether it would be noticed that the node did not run: it writes state, advances a random stream, fails on
+    /// purpose, or steers control flow. Reading a variable is not noticed.
+    pub fn has_effect(&self) -> bool {
+        self.is_untouchable() && !SILENT.contains(&self.def.name())
+    }
+
+    /// The nodes that must finish before: those of the data inputs and the control inputs.
+    pub fn dependencies(&self) -> impl Iterator<Item = usize> + '_ {
+        let data = self.inputs.iter().filter_map(|s| match s {
+            Source::Node { node, .. } => Some(*node),
+            Source::Feed(_) => None,
+        });
+        data.chain(self.control.iter().copied())
     }
 
     /// A copy of a graph node without its edges.
@@ -61,6 +95,7 @@ impl IrNode {
             output_refs: (0..n.num_outputs()).map(|i| n.output_is_ref(i)).collect(),
             output_shapes: (0..n.num_outputs()).map(|i| n.output_shape(i).clone()).collect(),
             location: n.location(),
+            target: false,
             pinned: false,
         }
     }
@@ -163,15 +198,19 @@ impl Ir {
         }
         for t in targets {
             if let Some(n) = &mut ir.nodes[number[t]] {
-                n.pinned = true;
+                n.target = true;
             }
         }
         ir.fetches = fetches.iter().map(source).collect();
-        ir.pin_control_sources();
+        ir.pin();
         Ok(ir)
     }
 
-    fn pin_control_sources(&mut self) {
+    /// Sets [`IrNode::pinned`] anew.
+    fn pin(&mut self) {
+        for n in self.nodes.iter_mut().flatten() {
+            n.pinned = n.target;
+        }
         let sources: Vec<usize> = self
             .nodes
             .iter()
@@ -204,35 +243,93 @@ impl Ir {
         uses
     }
 
-    /// Whether an output is fetched.
-    pub fn is_fetched(&self, node: usize) -> bool {
-        self.fetches
-            .iter()
-            .any(|f| matches!(f, Source::Node { node: n, .. } if *n == node))
+    /// Adds a node; its number.
+    pub fn add(&mut self, node: IrNode) -> usize {
+        self.nodes.push(Some(node));
+        self.nodes.len() - 1
     }
 
-    /// Makes everyone who uses `from` use `to`.
-    pub fn redirect(&mut self, from: Source, to: Source) {
-        for n in self.nodes.iter_mut().flatten() {
-            for s in &mut n.inputs {
-                if *s == from {
-                    *s = to;
+    /// Whether a source is a reference to a variable.
+    pub fn is_ref(&self, s: Source) -> bool {
+        match s {
+            Source::Node { node, output } => self
+                .node(node)
+                .is_some_and(|n| n.output_refs.get(output).copied().unwrap_or(false)),
+            Source::Feed(_) => false,
+        }
+    }
+
+    /// Whether a node takes the value of a reference: it reads a variable at the time when it runs.
+    pub fn reads_reference(&self, n: &IrNode) -> bool {
+        let inputs = n.inputs.iter().zip(&n.input_refs);
+        inputs.into_iter().any(|(s, want_ref)| !want_ref && self.is_ref(*s))
+    }
+
+    /// What is known of the shape of a source, if it is no feed.
+    pub fn shape_of(&self, s: Source) -> Option<&PartialShape> {
+        match s {
+            Source::Node { node, output } => self.node(node)?.output_shapes.get(output),
+            Source::Feed(_) => None,
+        }
+    }
+
+    /// The value of a source that is a constant.
+    pub fn constant(&self, s: Source) -> Option<&Tensor> {
+        match s {
+            Source::Node { node, .. } => {
+                let n = self.node(node).filter(|n| n.def.name() == CONST)?;
+                n.attrs.tensor("value").ok()
+            }
+            Source::Feed(_) => None,
+        }
+    }
+
+    /// The nodes with every node behind those it depends on. Loops are cut where they jump back; nodes of other
+    /// cycles, which no plan accepts, are left out.
+    pub fn order(&self) -> Vec<usize> {
+        let jumps_back = |i: usize| self.node(i).is_some_and(|n| n.def.name() == "NextIteration");
+        let mut users: Vec<Vec<usize>> = vec![Vec::new(); self.nodes.len()];
+        let mut waiting = vec![0usize; self.nodes.len()];
+        for (i, n) in self.nodes.iter().enumerate() {
+            for from in n.iter().flat_map(IrNode::dependencies).filter(|f| !jumps_back(*f)) {
+                users[from].push(i);
+                waiting[i] += 1;
+            }
+        }
+        let mut order: Vec<usize> = (0..self.nodes.len())
+            .filter(|i| self.nodes[*i].is_some() && waiting[*i] == 0)
+            .collect();
+        let mut next = 0;
+        while let Some(&i) = order.get(next) {
+            next += 1;
+            for &u in &users[i] {
+                waiting[u] -= 1;
+                if waiting[u] == 0 {
+                    order.push(u);
                 }
             }
         }
-        for f in &mut self.fetches {
-            if *f == from {
-                *f = to;
-            }
-        }
+        order
     }
 
-    /// Turns a node into a constant.
+    /// For each node, whether it or something that it depends on has an effect ([`IrNode::has_effect`]).
+    /// `order` is that of [`order`](Self::order).
+    pub fn effects(&self, order: &[usize]) -> Vec<bool> {
+        let mut effects = vec![false; self.nodes.len()];
+        for &i in order {
+            if let Some(n) = self.node(i) {
+                effects[i] = n.has_effect() || n.dependencies().any(|d| effects[d]);
+            }
+        }
+        effects
+    }
+
+    /// Turns a node with one output into a constant. Control inputs stay.
     ///
     /// # Errors
     /// `UNIMPLEMENTED` if there is no `Const` operation.
     pub fn make_constant(&mut self, i: usize, value: Tensor) -> Result<()> {
-        let def = registry().get("Const")?;
+        let def = registry().get(CONST)?;
         if let Some(n) = &mut self.nodes[i] {
             n.def = def;
             n.attrs = Attrs::new();
@@ -246,6 +343,24 @@ impl Ir {
         Ok(())
     }
 
+    /// Makes everyone who uses the source of an entry use its value. Chains of entries are followed.
+    pub fn redirect(&mut self, to: &HashMap<(usize, usize), Source>) {
+        if to.is_empty() {
+            return;
+        }
+        let follow = |s: &mut Source| {
+            while let Source::Node { node, output } = *s
+                && let Some(next) = to.get(&(node, output))
+            {
+                *s = *next;
+            }
+        };
+        for n in self.nodes.iter_mut().flatten() {
+            n.inputs.iter_mut().for_each(follow);
+        }
+        self.fetches.iter_mut().for_each(follow);
+    }
+
     /// Removes nodes that nobody uses and that are not asked for.
     pub fn sweep(&mut self) {
         let mut live = vec![false; self.nodes.len()];
@@ -255,29 +370,19 @@ impl Ir {
                 todo.push(*node);
             }
         }
-        todo.extend(
-            self.nodes
-                .iter()
-                .enumerate()
-                .filter(|(_, n)| n.as_ref().is_some_and(|n| n.pinned))
-                .map(|(i, _)| i),
-        );
+        todo.extend((0..self.nodes.len()).filter(|i| self.node(*i).is_some_and(|n| n.target)));
         while let Some(i) = todo.pop() {
             if std::mem::replace(&mut live[i], true) {
                 continue;
             }
-            let Some(n) = &self.nodes[i] else { continue };
-            todo.extend(n.control.iter().copied());
-            todo.extend(n.inputs.iter().filter_map(|s| match s {
-                Source::Node { node, .. } => Some(*node),
-                Source::Feed(_) => None,
-            }));
+            todo.extend(self.node(i).iter().flat_map(|n| n.dependencies()));
         }
         for (n, live) in self.nodes.iter_mut().zip(live) {
             if !live {
                 *n = None;
             }
         }
+        self.pin();
     }
 
     /// Makes the kernels and the specification that the executor compiles.
@@ -293,12 +398,7 @@ impl Ir {
                 n += 1;
             }
         }
-        let is_ref = |s: &Source| match *s {
-            Source::Node { node, output } => self
-                .node(node)
-                .is_some_and(|n| n.output_refs.get(output).copied().unwrap_or(false)),
-            Source::Feed(_) => false,
-        };
+        let is_ref = |s: &Source| self.is_ref(*s);
         let moved = |s: &Source| match *s {
             Source::Node { node, output } => Source::Node {
                 node: number[node],

@@ -3,7 +3,13 @@
 //! Each can be switched off ([`Passes`]), and none changes results: the conformance suite runs with all of them
 //! on and off. They work on [`ir::Ir`], after everything was pruned that the run does not need.
 
+mod bypass;
+mod cse;
+mod fold;
 pub mod ir;
+mod same;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -15,25 +21,49 @@ use actorflow_core::resource::ResourceManager;
 pub struct Passes {
     /// Computes what depends on constants only, once.
     pub constant_folding: bool,
+    /// Goes around identities and changes of shape that change nothing.
+    pub bypass: bool,
     /// Computes equal things once.
     pub common_subexpressions: bool,
-    /// Runs chains of element-wise operations, and products with what follows them, as one node.
-    pub fusion: bool,
 }
 
 impl Passes {
     /// All passes.
     pub const ALL: Passes = Passes {
         constant_folding: true,
+        bypass: true,
         common_subexpressions: true,
-        fusion: true,
     };
     /// No pass: every node of the graph runs as it is (unneeded ones are still pruned).
     pub const NONE: Passes = Passes {
         constant_folding: false,
+        bypass: false,
         common_subexpressions: false,
-        fusion: false,
     };
+    /// Each pass alone, with its name.
+    pub const EACH: &[(&str, Passes)] = &[
+        (
+            "constant_folding",
+            Passes {
+                constant_folding: true,
+                ..Passes::NONE
+            },
+        ),
+        (
+            "bypass",
+            Passes {
+                bypass: true,
+                ..Passes::NONE
+            },
+        ),
+        (
+            "common_subexpressions",
+            Passes {
+                common_subexpressions: true,
+                ..Passes::NONE
+            },
+        ),
+    ];
 }
 
 impl Default for Passes {
@@ -42,11 +72,28 @@ impl Default for Passes {
     }
 }
 
+/// How often the simplifying passes run one after the other; each may make work for the others.
+const ROUNDS: usize = 4;
+
 /// Runs the passes.
 ///
 /// # Errors
 /// If an operation that a pass needs is not linked in.
 pub fn run(ir: &mut ir::Ir, passes: Passes, resources: &Arc<ResourceManager>) -> Result<()> {
-    let _ = (ir, passes, resources);
+    for _ in 0..ROUNDS {
+        let mut changes = 0;
+        if passes.constant_folding {
+            changes += fold::run(ir, resources)?;
+        }
+        if passes.bypass {
+            changes += bypass::run(ir);
+        }
+        if passes.common_subexpressions {
+            changes += cse::run(ir);
+        }
+        if changes == 0 {
+            break;
+        }
+    }
     Ok(())
 }

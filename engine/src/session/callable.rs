@@ -105,6 +105,12 @@ impl Callable {
         self.plan.len()
     }
 
+    /// The nodes that a call runs, after all passes: their names and operations. A node that a pass made has the
+    /// name of the one that it replaced.
+    pub fn nodes(&self) -> Vec<(Arc<str>, &'static str)> {
+        self.plan.nodes().iter().map(|n| (n.name.clone(), n.op)).collect()
+    }
+
     /// What each node costs, in nanoseconds, as far as it was measured.
     pub fn costs(&self) -> Vec<(Arc<str>, u32)> {
         self.plan.costs()

@@ -13,16 +13,14 @@ mod half;
 mod loops;
 mod plan;
 mod run;
-mod select;
 mod split;
 mod strings;
 #[cfg(test)]
 mod tests;
 
 pub use block::{Block, BlockFn, block_fn};
-pub use loops::{Loop1, Loop2, SliceFn};
-pub use run::{chain, chain1, fold, map1, map2};
-pub use select::select;
+pub use loops::{Loop1, Loop2};
+pub use run::{map1, map2};
 pub use split::ranges;
 pub use strings::map2_strings;
 
@@ -100,23 +98,18 @@ fn function(op: &str) -> Option<&'static Function> {
 
 /// The loop of operation `op` for operands of this dtype; half precision computes in f32 where it has no own loop.
 pub fn loops(op: &str, dtype: DType) -> Option<Loops> {
-    with_half(dtype, function(op)?.loops)
-}
-
-/// The loop that a table has for a dtype, or in half precision the one that computes in f32.
-pub fn with_half(dtype: DType, table: impl Fn(DType) -> Option<Loops>) -> Option<Loops> {
-    if let Some(l) = table(dtype) {
+    let f = function(op)?;
+    if let Some(l) = (f.loops)(dtype) {
         return Some(l);
     }
     let half = Half::of(dtype)?;
-    match table(DType::F32)? {
+    match (f.loops)(DType::F32)? {
         Loops::One(l) => l.in_half(half).map(Loops::One),
         Loops::Two(l) => l.in_half(half).map(Loops::Two),
     }
 }
 
-/// The kernel that applies a loop of one operand.
-pub struct Map1(pub Loop1);
+struct Map1(Loop1);
 
 impl Kernel for Map1 {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
@@ -124,8 +117,7 @@ impl Kernel for Map1 {
     }
 }
 
-/// The kernel that applies a loop of two operands, with broadcasting.
-pub struct Map2(pub Loop2);
+struct Map2(Loop2);
 
 impl Kernel for Map2 {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {

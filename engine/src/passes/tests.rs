@@ -1,0 +1,242 @@
+//! What the passes do to small graphs. That they change no result is tested over random graphs in the workspace's
+//! suites.
+
+use super::Passes;
+use crate::{DType, Graph, GraphVariables, Operation, Output, PartialShape, Session, SessionOptions, Tensor};
+
+fn session(g: &Graph, passes: Passes) -> Session {
+    let options = SessionOptions {
+        passes,
+        ..SessionOptions::with_threads(1)
+    };
+    Session::with_options(g, options).unwrap()
+}
+
+/// The operations that run, sorted, with all passes.
+fn ops(g: &Graph, feeds: &[&Output], fetches: &[&Output], targets: &[&Operation]) -> Vec<&'static str> {
+    ops_with(Passes::ALL, g, feeds, fetches, targets)
+}
+
+fn ops_with(
+    passes: Passes,
+    g: &Graph,
+    feeds: &[&Output],
+    fetches: &[&Output],
+    targets: &[&Operation],
+) -> Vec<&'static str> {
+    let c = session(g, passes).callable(feeds, fetches, targets).unwrap();
+    assert_eq!(c.num_nodes(), c.nodes().len());
+    let mut ops: Vec<_> = c.nodes().into_iter().map(|n| n.1).collect();
+    ops.sort_unstable();
+    ops
+}
+
+fn run1(g: &Graph, feeds: &[(&Output, Tensor)], fetch: &Output) -> Tensor {
+    let mut all = Vec::new();
+    for passes in Passes::EACH.iter().map(|p| p.1).chain([Passes::ALL, Passes::NONE]) {
+        all.push(session(g, passes).run(feeds, &[fetch]).unwrap().remove(0));
+    }
+    assert!(all.iter().all(|t| *t == all[0]), "{all:?}");
+    all.remove(0)
+}
+
+fn placeholder(g: &Graph, name: &str, shape: impl Into<PartialShape>) -> Output {
+    g.placeholder(name, DType::F32, shape).unwrap()
+}
+
+#[test]
+fn what_depends_on_constants_only_is_a_constant() {
+    let g = Graph::new();
+    let a = g.constant([1f32, 2., 3.]).unwrap();
+    let b = g.stack(&[a.clone(), a.clone()], 0).unwrap();
+    let c = b.transpose(&[1, 0]).unwrap().sum(&[1], false).unwrap();
+    assert_eq!(ops(&g, &[], &[&c], &[]), ["Const"]);
+    assert_eq!(run1(&g, &[], &c), Tensor::from([2f32, 4., 6.]));
+}
+
+#[test]
+fn operations_with_several_outputs_are_folded() {
+    let g = Graph::new();
+    let a = g.constant([1f32, 2., 3., 4.]).unwrap();
+    let axis = g.constant(0i32).unwrap();
+    let s = g
+        .op("Split")
+        .input(&axis)
+        .input(&a)
+        .attr("num_split", 2i64)
+        .finish()
+        .unwrap();
+    let (x, y) = (s.output(0).unwrap(), s.output(1).unwrap());
+    assert_eq!(ops(&g, &[], &[&x, &y], &[]), ["Const", "Const"]);
+    let joined = g.concat(&[y, x], 0).unwrap();
+    assert_eq!(run1(&g, &[], &joined), Tensor::from([3f32, 4., 1., 2.]));
+}
+
+#[test]
+fn a_fed_constant_is_no_constant() {
+    let g = Graph::new();
+    let a = g.constant([1f32, 2.]).unwrap();
+    let s = a.sum(&[0], false).unwrap();
+    assert_eq!(run1(&g, &[(&a, Tensor::from([5f32, 6.]))], &s), Tensor::from(11f32));
+    assert_eq!(run1(&g, &[], &s), Tensor::from(3f32));
+}
+
+#[test]
+fn what_fails_when_folded_fails_when_run() {
+    let g = Graph::new();
+    let a = g.constant([1i32, 2]).unwrap();
+    let zero = g.constant(0i32).unwrap();
+    let y = g
+        .op("FloorDiv")
+        .input(&a)
+        .input(&zero)
+        .name("by_zero")
+        .output()
+        .unwrap();
+    let e = session(&g, Passes::ALL).run(&[], &[&y]).unwrap_err();
+    assert_eq!(e.node(), Some("by_zero"));
+}
+
+#[test]
+fn large_results_are_not_folded() {
+    let g = Graph::new();
+    let shape = g.constant([1i32 << 12, 1 << 12]).unwrap();
+    let zero = g.constant(0f32).unwrap();
+    let big = shape.fill_with(&zero).unwrap();
+    let sum = big.sum(&[0, 1], false).unwrap();
+    assert!(ops(&g, &[], &[&sum], &[]).contains(&"Fill"));
+}
+
+#[test]
+fn known_shapes_are_constants_and_fed_ones_are_not() {
+    let g = Graph::new();
+    let x = placeholder(&g, "x", [2, 3]);
+    let t = x.transpose(&[1, 0]).unwrap();
+    let s = t.shape_op().unwrap();
+    assert_eq!(ops(&g, &[&x], &[&s], &[]), ["Const"]);
+    let u = placeholder(&g, "u", [None, Some(3)]);
+    let s = u.shape_op().unwrap();
+    assert_eq!(ops(&g, &[&u], &[&s], &[]), ["Shape"]);
+    assert_eq!(
+        run1(&g, &[(&u, Tensor::zeros(DType::F32, [4, 3]).unwrap())], &s),
+        Tensor::from([4i32, 3])
+    );
+}
+
+#[test]
+fn the_shape_of_an_assignment_still_assigns() {
+    let g = Graph::new();
+    let v = g.variable_builder("v").reference().build([1f32, 2.]).unwrap();
+    let x = g.constant([7f32, 8.]).unwrap();
+    let assigned = v.assign(&x).unwrap().output(0).unwrap();
+    let s = g.op("Identity").input(&assigned).output().unwrap().shape_op().unwrap();
+    let session = session(&g, Passes::ALL);
+    session.execute(&[v.initializer()]).unwrap();
+    assert_eq!(session.run(&[], &[&s]).unwrap(), [Tensor::from([2i32])]);
+    assert_eq!(session.variable("v").unwrap(), Tensor::from([7f32, 8.]));
+}
+
+#[test]
+fn folded_values_keep_the_control_inputs() {
+    let g = Graph::new();
+    let v = g.variable("v", 1f32).unwrap();
+    let one = g.constant(1f32).unwrap();
+    let add = v.assign_add(&one).unwrap();
+    let after = {
+        let _after = g.control_dependencies(std::slice::from_ref(&add));
+        let c = g.constant([2f32, 3.]).unwrap();
+        c.sum(&[0], false).unwrap()
+    };
+    for passes in [Passes::ALL, Passes::NONE] {
+        let s = session(&g, passes);
+        s.execute(&[v.initializer()]).unwrap();
+        assert_eq!(s.run(&[], &[&after]).unwrap(), [Tensor::from(5f32)]);
+        assert_eq!(s.variable("v").unwrap(), Tensor::from(2f32), "{passes:?}");
+    }
+}
+
+#[test]
+fn identities_are_bypassed_unless_they_order_something() {
+    let g = Graph::new();
+    let x = placeholder(&g, "x", [2]);
+    let i = x.identity().unwrap().stop_gradient().unwrap();
+    let y = i.reshape(&[2]).unwrap().sum(&[0], false).unwrap();
+    assert_eq!(ops(&g, &[&x], &[&y], &[]), ["Const", "Sum"]);
+    assert_eq!(ops(&g, &[&x], &[&i], &[]), [""; 0]);
+    let before = g.op("NoOp").finish().unwrap();
+    let v = g.variable("v", 1f32).unwrap();
+    let held = g
+        .op("Identity")
+        .input(&x)
+        .control_input(v.initializer())
+        .output()
+        .unwrap();
+    let _ = before;
+    assert_eq!(
+        ops(&g, &[&x], &[&held], &[]),
+        ["AssignVariableOp", "Const", "Identity", "VarHandleOp"]
+    );
+}
+
+#[test]
+fn equal_nodes_are_one() {
+    let g = Graph::new();
+    let x = placeholder(&g, "x", [2, 3]);
+    let two = || g.constant([0i32]).unwrap();
+    let a = x.reduce_by("Sum", &two(), false).unwrap();
+    let b = x.reduce_by("Sum", &two(), false).unwrap();
+    let c = x.reduce_by("Max", &two(), false).unwrap();
+    let y = g.stack(&[a, b, c], 0).unwrap();
+    assert_eq!(ops(&g, &[&x], &[&y], &[]), ["Const", "Max", "Pack", "Sum"]);
+    let p = placeholder(&g, "p", [2]);
+    let q = placeholder(&g, "q", [2]);
+    let y = g.stack(&[p.plus(&q).unwrap(), q.plus(&p).unwrap()], 0).unwrap();
+    assert_eq!(ops(&g, &[&p, &q], &[&y], &[]).len(), 2);
+    let y = g.stack(&[p.minus(&q).unwrap(), q.minus(&p).unwrap()], 0).unwrap();
+    assert_eq!(ops(&g, &[&p, &q], &[&y], &[]).len(), 3);
+}
+
+#[test]
+fn random_numbers_are_not_merged() {
+    let g = Graph::new();
+    if crate::op::registry().find("RandomUniform").is_none() {
+        return;
+    }
+    let shape = g.constant([4i32]).unwrap();
+    let r = || {
+        let op = g.op("RandomUniform").input(&shape).attr("dtype", DType::F32);
+        op.output().unwrap()
+    };
+    let (a, b) = (r(), r());
+    let y = g.stack(&[a, b], 0).unwrap();
+    let n = ops(&g, &[], &[&y], &[])
+        .iter()
+        .filter(|o| **o == "RandomUniform")
+        .count();
+    assert_eq!(n, 2);
+}
+
+#[test]
+fn readings_of_a_reference_on_both_sides_of_an_assignment_stay_apart() {
+    for reference in [true, false] {
+        let g = Graph::new();
+        let b = g.variable_builder("v");
+        let v = if reference { b.reference() } else { b }.build(1f32).unwrap();
+        let before = v.read().unwrap();
+        let two = g.constant(2f32).unwrap();
+        let add = {
+            let _after = g.control_dependencies(&[before.op()]);
+            v.assign_add(&two).unwrap()
+        };
+        let after = {
+            let _after = g.control_dependencies(&[add]);
+            v.read().unwrap()
+        };
+        let both = g.stack(&[before, after], 0).unwrap();
+        for passes in Passes::EACH.iter().map(|p| p.1).chain([Passes::ALL]) {
+            let s = session(&g, passes);
+            s.execute(&[v.initializer()]).unwrap();
+            assert_eq!(s.run(&[], &[&both]).unwrap(), [Tensor::from([1f32, 3.])]);
+        }
+    }
+}
