@@ -197,7 +197,45 @@ unsafe fn run_in_left<F: Fn2<A, B, A>, A: Element, B: Element>(y: *mut u8, b: *c
     }
 }
 
+/// A function of a whole slice, for what has a better way than one element after the other.
+pub trait SliceFn<A: Element, B: Element>: 'static {
+    /// `y[i] = f(x[i])`; the slices have one length.
+    fn run(x: &[A], y: &mut [B]);
+}
+
+unsafe fn one_of_slice<F: SliceFn<A, B>, A: Element, B: Element>(x: *const u8, y: *mut u8) {
+    let mut out = [B::default()];
+    // SAFETY: as said above; the operand is read before the result is written, so that they may overlap.
+    unsafe {
+        F::run(&[(x as *const A).read()], &mut out);
+        (y as *mut B).write(out[0]);
+    }
+}
+
+unsafe fn run_slice<F: SliceFn<A, B>, A: Element, B: Element>(x: *const u8, y: *mut u8, n: usize) {
+    // SAFETY: as said above.
+    unsafe {
+        F::run(
+            std::slice::from_raw_parts(x as *const A, n),
+            std::slice::from_raw_parts_mut(y as *mut B, n),
+        );
+    }
+}
+
 impl Loop1 {
+    /// The loop of a cheap function of slices.
+    pub fn slices<F: SliceFn<A, B>, A: Element, B: Element>() -> Loop1 {
+        Loop1 {
+            one: one_of_slice::<F, A, B>,
+            run: run_slice::<F, A, B>,
+            in_place: None,
+            input: A::DTYPE,
+            output: B::DTYPE,
+            grain: LIGHT,
+            half: None,
+        }
+    }
+
     /// The loop of a function from a type to itself that costs much more than moving its operand, such as `exp`.
     pub fn heavy<F: Fn1<A, A>, A: Element>() -> Loop1 {
         Loop1::heavy_to::<F, A, A>()

@@ -13,14 +13,16 @@ mod half;
 mod loops;
 mod plan;
 mod run;
+mod select;
 mod split;
 mod strings;
 #[cfg(test)]
 mod tests;
 
 pub use block::{Block, BlockFn, block_fn};
-pub use loops::{Loop1, Loop2};
-pub use run::{map1, map2};
+pub use loops::{Loop1, Loop2, SliceFn};
+pub use run::{chain, chain1, fold, map1, map2};
+pub use select::select;
 pub use split::ranges;
 pub use strings::map2_strings;
 
@@ -98,18 +100,23 @@ fn function(op: &str) -> Option<&'static Function> {
 
 /// The loop of operation `op` for operands of this dtype; half precision computes in f32 where it has no own loop.
 pub fn loops(op: &str, dtype: DType) -> Option<Loops> {
-    let f = function(op)?;
-    if let Some(l) = (f.loops)(dtype) {
+    with_half(dtype, function(op)?.loops)
+}
+
+/// The loop that a table has for a dtype, or in half precision the one that computes in f32.
+pub fn with_half(dtype: DType, table: impl Fn(DType) -> Option<Loops>) -> Option<Loops> {
+    if let Some(l) = table(dtype) {
         return Some(l);
     }
     let half = Half::of(dtype)?;
-    match (f.loops)(DType::F32)? {
+    match table(DType::F32)? {
         Loops::One(l) => l.in_half(half).map(Loops::One),
         Loops::Two(l) => l.in_half(half).map(Loops::Two),
     }
 }
 
-struct Map1(Loop1);
+/// The kernel that applies a loop of one operand.
+pub struct Map1(pub Loop1);
 
 impl Kernel for Map1 {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
@@ -117,7 +124,8 @@ impl Kernel for Map1 {
     }
 }
 
-struct Map2(Loop2);
+/// The kernel that applies a loop of two operands, with broadcasting.
+pub struct Map2(pub Loop2);
 
 impl Kernel for Map2 {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {

@@ -40,6 +40,7 @@ pub(super) fn is_reusable(cx: &OpContext<'_>, i: usize, dtype: DType, shape: &Sh
 }
 
 /// The start of a tensor's elements.
+#[inline]
 pub(super) fn start(t: &Tensor) -> Result<*const u8> {
     t.bytes()
         .map(<[u8]>::as_ptr)
@@ -47,6 +48,7 @@ pub(super) fn start(t: &Tensor) -> Result<*const u8> {
 }
 
 /// The start of the elements of a tensor that nobody else shares.
+#[inline]
 pub(super) fn start_mut(t: &mut Tensor) -> Result<*mut u8> {
     let dtype = t.dtype();
     t.bytes_mut()
@@ -75,6 +77,14 @@ pub(super) fn expect(i: usize, t: &Tensor, want: DType) -> Result<()> {
 pub fn map1(f: &Loop1, cx: &mut OpContext<'_>) -> Result<()> {
     let x = cx.input(0)?;
     expect(0, x, f.input())?;
+    if x.shape().is_scalar() {
+        let mut y = Tensor::zero_scalar(f.output())?;
+        let to = start_mut(&mut y)?;
+        // SAFETY: both tensors have one element of the loop's dtypes, and the result is this kernel's only.
+        unsafe { f.run(start(x)?, to, 1) };
+        cx.set_output(0, y);
+        return Ok(());
+    }
     let shape = x.shape().clone();
     let (mut y, reused) = cx.reuse_or_alloc(0, f.output(), &shape)?;
     let to = start_mut(&mut y)?;
@@ -129,6 +139,15 @@ pub fn map2(f: &Loop2, cx: &mut OpContext<'_>) -> Result<()> {
     let [ta, tb] = f.inputs();
     expect(0, a, ta)?;
     expect(1, b, tb)?;
+    if a.shape().is_scalar() && b.shape().is_scalar() {
+        // The short path of scalar programs: nothing is allocated, nothing is planned.
+        let mut y = Tensor::zero_scalar(f.output())?;
+        let to = start_mut(&mut y)?;
+        // SAFETY: each tensor has one element of the loop's dtypes, and the result is this kernel's only.
+        unsafe { f.run(Arg::Many(start(a)?), Arg::Many(start(b)?), to, 1) };
+        cx.set_output(0, y);
+        return Ok(());
+    }
     let (shape, layout) = layout(a, b)?;
     let reuse = usize::from(!is_reusable(cx, 0, f.output(), &shape));
     let (mut y, reused) = if reuse == 0 || is_reusable(cx, 1, f.output(), &shape) {
@@ -274,4 +293,156 @@ unsafe fn write_out_as<const K: usize, T: Copy>(
         at.advance(plan, run);
         i += run;
     }
+}
+
+/// Output 0 = `f`(…`f`(`f`(input 0, input 1), input 2)…), for a sum of inputs of one shape; in this order, whichever
+/// input's buffer is reused.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if shapes differ; `RESOURCE_EXHAUSTED` if there is no memory for the result.
+pub fn fold(f: &Loop2, cx: &mut OpContext<'_>) -> Result<()> {
+    let n = cx.num_inputs();
+    let first = cx.input(0)?;
+    let shape = first.shape().clone();
+    for i in 0..n {
+        let x = cx.input(i)?;
+        expect(i, x, f.output())?;
+        if *x.shape() != shape {
+            return Err(Error::invalid(format!(
+                "Inputs must have the same size and shape. Input 0: {shape} != input {i}: {}",
+                x.shape()
+            )));
+        }
+    }
+    if n == 1 {
+        return cx.forward(0, 0);
+    }
+    let reuse = (0..n).find(|i| is_reusable(cx, *i, f.output(), &shape));
+    let mut y = match reuse {
+        Some(i) => cx.take_input(i)?,
+        None => cx.alloc(f.output(), &shape)?,
+    };
+    let to = start_mut(&mut y)?;
+    let from = (0..n)
+        .map(|i| {
+            if Some(i) == reuse {
+                Ok(to as *const u8)
+            } else {
+                start(cx.input(i)?)
+            }
+        })
+        .collect::<Result<Vec<_>>>()?;
+    // An input that is overwritten must still be whole when its turn comes: sums are made aside then.
+    let aside = reuse.is_some_and(|i| i > 1);
+    let size = f.output().size();
+    let data = Shared((from.as_slice(), to));
+    ranges(cx.parallel(), shape.count(), f.grain(), ALIGN, &|s, e| {
+        let (from, to) = data.get();
+        let mut memory = Scratch::<TILE>::new();
+        for at in (s..e).step_by(TILE / size) {
+            let m = (e - at).min(TILE / size);
+            // SAFETY: all tensors have the loop's dtype and `count` elements; tiles do not overlap, and fit the scratch
+            // memory; the result's buffer is this kernel's only.
+            unsafe {
+                let arg = |i: usize| Arg::Many(from[i].add(at * size));
+                let y = to.add(at * size);
+                let sum = if aside { memory.ptr() } else { y };
+                f.run(arg(0), arg(1), sum, m);
+                for i in 2..from.len() {
+                    f.run(Arg::Many(sum), arg(i), sum, m);
+                }
+                if aside {
+                    std::ptr::copy_nonoverlapping(sum, y, m * size);
+                }
+            }
+        }
+    });
+    cx.set_output(0, y);
+    Ok(())
+}
+
+/// Output 0 = input 0 after a chain of functions, each with the input of its number as second operand, which is a
+/// scalar or has input 0's shape.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` naming the shapes for any other shape; `RESOURCE_EXHAUSTED` if there is no memory for the result.
+pub fn chain<const K: usize>(steps: [(&Loop2, usize); K], cx: &mut OpContext<'_>) -> Result<()> {
+    let x = cx.input(0)?;
+    let shape = x.shape().clone();
+    let dtype = x.dtype();
+    let mut from = [Arg::One(std::ptr::null()); K];
+    for (from, (f, i)) in from.iter_mut().zip(steps) {
+        let t = cx.input(i)?;
+        expect(0, x, f.inputs()[0])?;
+        expect(i, t, f.inputs()[1])?;
+        if f.output() != dtype {
+            return Err(Error::internal("a chain keeps its dtype"));
+        }
+        *from = match () {
+            () if t.shape().is_scalar() => Arg::One(start(t)?),
+            () if *t.shape() == shape => Arg::Many(start(t)?),
+            () => {
+                return Err(Error::invalid(format!(
+                    "input {i} must be either of the same shape as the first input or a scalar: {} vs. {shape}",
+                    t.shape()
+                )));
+            }
+        };
+    }
+    // Second operands stay where they are: the first input only may be taken.
+    let (mut y, reused) = cx.reuse_or_alloc(0, dtype, &shape)?;
+    let to = start_mut(&mut y)?;
+    let first = if reused { to as *const u8 } else { start(cx.input(0)?)? };
+    let size = dtype.size();
+    let (data, grain) = (Shared((first, from, to)), steps[0].0.grain());
+    ranges(cx.parallel(), shape.count(), grain, ALIGN, &|s, e| {
+        let (first, from, to) = data.get();
+        for at in (s..e).step_by(TILE / size) {
+            let m = (e - at).min(TILE / size);
+            // SAFETY: all operands have the loops' dtype and `count` elements or one; tiles do not overlap; the result's
+            // buffer is this kernel's only.
+            unsafe {
+                let y = to.add(at * size);
+                let mut x = first.add(at * size);
+                for ((f, _), arg) in steps.iter().zip(from) {
+                    f.run(Arg::Many(x), arg.skip(at, size), y, m);
+                    x = y;
+                }
+            }
+        }
+    });
+    cx.set_output(0, y);
+    Ok(())
+}
+
+/// Output 0 = the functions applied to input 0, one after the other; all but the last keep the dtype.
+///
+/// # Errors
+/// `RESOURCE_EXHAUSTED` if there is no memory for the result.
+pub fn chain1(steps: [&Loop1; 2], cx: &mut OpContext<'_>) -> Result<()> {
+    let [first, last] = steps;
+    let x = cx.input(0)?;
+    expect(0, x, first.input())?;
+    if first.output() != first.input() || last.input() != first.output() {
+        return Err(Error::internal("a chain keeps its dtype"));
+    }
+    let shape = x.shape().clone();
+    let mut y = cx.alloc(last.output(), &shape)?;
+    let (sx, sy) = (first.input().size(), last.output().size());
+    let data = Shared((start(cx.input(0)?)?, start_mut(&mut y)?));
+    ranges(cx.parallel(), shape.count(), first.grain(), ALIGN, &|s, e| {
+        let (from, to) = data.get();
+        let mut memory = Scratch::<TILE>::zeroed();
+        for at in (s..e).step_by(TILE / sx) {
+            let m = (e - at).min(TILE / sx);
+            // SAFETY: both tensors have `count` elements of the loops' dtypes; tiles do not overlap and fit the scratch
+            // memory; the result is this kernel's only.
+            unsafe {
+                first.run(from.add(at * sx), memory.ptr(), m);
+                last.run(memory.ptr(), to.add(at * sy), m);
+            }
+        }
+    });
+    cx.set_output(0, y);
+    Ok(())
 }

@@ -236,7 +236,7 @@ impl Tensor {
     #[inline]
     pub fn alloc_in(pool: &Arc<Pool>, dtype: DType, shape: Shape) -> Result<Tensor> {
         if !dtype.is_plain() {
-            return Err(Error::invalid(format!("a {dtype} tensor has no dense buffer")));
+            return Err(no_layout(dtype));
         }
         let count = if shape.is_scalar() { 1 } else { shape.checked_count()? };
         let bytes = count
@@ -261,6 +261,22 @@ impl Tensor {
                 offset: 0,
             },
             shape,
+            dtype,
+        })
+    }
+
+    /// A scalar zero of a plain dtype, for kernels that write it at once.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if the dtype has no dense layout.
+    #[inline]
+    pub fn zero_scalar(dtype: DType) -> Result<Tensor> {
+        if !dtype.is_plain() {
+            return Err(no_layout(dtype));
+        }
+        Ok(Tensor {
+            data: Data::Inline([0; 2]),
+            shape: Shape::SCALAR,
             dtype,
         })
     }
@@ -575,6 +591,11 @@ impl Tensor {
             self.deep_copy_in(pool)
         }
     }
+}
+
+#[cold]
+fn no_layout(dtype: DType) -> Error {
+    Error::invalid(format!("a {dtype} tensor has no dense buffer"))
 }
 
 fn check_count(shape: &Shape, n: usize) -> Result<()> {

@@ -3,6 +3,10 @@
 mod common;
 
 pub mod add;
+pub mod add_n;
+pub mod broadcast_args;
+pub mod cast;
+pub mod clip;
 pub mod compare;
 pub mod divide;
 pub mod exp;
@@ -13,5 +17,7 @@ pub mod multiply;
 pub mod pow;
 pub mod root;
 pub mod round;
+pub mod select;
 pub mod sign;
 pub mod trig;
+pub mod xlogy;
