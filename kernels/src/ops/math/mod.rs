@@ -4,7 +4,6 @@ mod common;
 
 pub mod add;
 pub mod add_n;
-pub mod broadcast_args;
 pub mod cast;
 pub mod clip;
 pub mod compare;
