@@ -2,5 +2,6 @@
 
 pub mod extremes;
 pub mod logic;
+pub mod segment;
 mod shared;
 pub mod sums;
