@@ -370,8 +370,14 @@ fn cast() -> OpDef {
         })
         .cpu(kernel)
         .sample(|s| {
-            let x = s.normal([2, 3])?;
-            s.op("Cast").input(&x).attr("DstT", DType::C128).finish()
+            let (re, im) = (s.normal([2, 3])?, s.normal([2, 3])?);
+            let x = s
+                .op("Complex")
+                .input(&re)
+                .input(&im)
+                .attr("Tout", DType::C128)
+                .output()?;
+            s.op("Cast").input(&x).attr("DstT", DType::F64).finish()
         })
 }
 

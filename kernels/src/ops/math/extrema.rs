@@ -6,7 +6,7 @@ use actorflow_core::gradient::{Grad, GradContext};
 use actorflow_core::op::OpDef;
 use actorflow_core::{Output, register_ops};
 
-use super::common::{binary, reduced, sample2};
+use super::common::{binary, reduced};
 use crate::elementwise::{fn2, functions, loop_table};
 
 fn2! {
@@ -50,18 +50,34 @@ fn chosen(
 
 const REALS: &str = "T: {bfloat16, half, float, double, int8, uint8, int16, uint16, int32, uint32, int64, uint64}";
 
+/// Operands that are nowhere nearly equal, where the functions have a kink.
+macro_rules! apart {
+    ($def:expr, $op:literal) => {
+        $def.sample(|s| {
+            let x = s.input([[1.0, -2.0, 0.5], [3.0, -1.0, 2.0]].into())?;
+            let y = s.input([[0.25, 1.0, 1.5], [2.0, -3.0, 2.5]].into())?;
+            s.op($op).input(&x).input(&y).finish()
+        })
+        .sample(|s| {
+            let x = s.input([[1.0], [-2.0]].into())?;
+            let y = s.input([0.25, 1.75, -3.0].into())?;
+            s.op($op).input(&x).input(&y).finish()
+        })
+    };
+}
+
 fn maximum() -> OpDef {
     let def = binary("Maximum", REALS)
         .doc("The larger of x and y; NaN if either is.")
         .gradient(|cx, dys| chosen(cx, dys, Output::greater_equal));
-    sample2!(def, "Maximum", normal, normal)
+    apart!(def, "Maximum")
 }
 
 fn minimum() -> OpDef {
     let def = binary("Minimum", REALS)
         .doc("The smaller of x and y; NaN if either is.")
         .gradient(|cx, dys| chosen(cx, dys, Output::less_equal));
-    sample2!(def, "Minimum", normal, normal)
+    apart!(def, "Minimum")
 }
 
 register_ops!(maximum, minimum);

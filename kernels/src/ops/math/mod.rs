@@ -7,6 +7,7 @@ pub mod add_n;
 pub mod cast;
 pub mod clip;
 pub mod compare;
+pub mod complex;
 pub mod divide;
 pub mod exp;
 pub mod extrema;
