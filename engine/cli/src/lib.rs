@@ -10,6 +10,9 @@
 pub mod conformance;
 mod failure;
 mod glob;
+mod inspect;
+mod ops;
+mod run;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run a TensorFlow graph: feed tensors, fetch tensors, differentiate
+    Run(run::Args),
+    /// Show what is in a TensorFlow graph, and draw it
+    Inspect(inspect::Args),
+    /// List the operations that the engine has
+    Ops(ops::Args),
     /// Check the engine against cases that TensorFlow has answered
     Conformance(conformance::Args),
     /// The process in which `conformance` runs cases
@@ -48,6 +57,9 @@ pub fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Ops(args) => ops::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::ConformanceWorker(args) => conformance::worker(&args),
     };

@@ -112,6 +112,23 @@ impl Check<'_> {
         self.graph.output(name).map_err(|e| e.to_string())
     }
 
+    /// The tensor that a fetch means. TensorFlow's programs fetch a resource variable by the name of its handle
+    /// and mean its value.
+    fn fetched(&self, name: &str) -> Result<Output, String> {
+        let output = self.output(name)?;
+        let op = output.op();
+        match (op.def().name(), op.attr("dtype")) {
+            ("VarHandleOp", Some(dtype)) => self
+                .graph
+                .op("ReadVariableOp")
+                .input(&output)
+                .attr("dtype", dtype)
+                .output()
+                .map_err(|e| e.to_string()),
+            _ => Ok(output),
+        }
+    }
+
     fn array(&self, file: &Path) -> Result<Tensor, String> {
         read_npy_file(self.dir.join(file)).map_err(|e| e.to_string())
     }
@@ -152,7 +169,7 @@ impl Check<'_> {
         let fetches: Vec<Output> = run
             .fetches
             .iter()
-            .map(|f| self.output(&f.tensor))
+            .map(|f| self.fetched(&f.tensor))
             .collect::<Result<_, _>>()?;
         let got = self.compute(&feeds, &targets, &fetches);
         let values = match (&run.error, got) {

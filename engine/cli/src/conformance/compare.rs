@@ -30,7 +30,7 @@ pub fn compare(got: &Tensor, want: &Tensor, rtol: f64, atol: f64) -> Result<(), 
             let text = |z: Complex<f64>| if complex { format!("{z}") } else { format!("{:?}", z.re) };
             differing(got.shape(), g.len(), |i| {
                 let excess = excess(g[i], w[i], rtol, atol);
-                (!(excess <= 0.0)).then(|| (excess, text(g[i]), text(w[i])))
+                (excess > 0.0 || excess.is_nan()).then(|| (excess, text(g[i]), text(w[i])))
             })
         }
         d => dispatch!(d, T in plain => {
