@@ -6,6 +6,7 @@
 //! Most shuffles are lists of strided copies ([`Copies`]); lookups by index are [`Rows`].
 
 mod rows;
+mod runs;
 mod strided;
 mod transpose;
 
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use crate::spread;
 
 pub use rows::Rows;
+pub use runs::{MOST, Run, products};
 pub use strided::{Axes, Axis, Copies, StridedCopy, view_copy};
 
 /// Bytes that one worker should at least move, so that handing the work over pays.

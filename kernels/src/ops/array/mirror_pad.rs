@@ -8,7 +8,7 @@ use actorflow_core::{Attrs, Shape, Tensor, dispatch, register_ops};
 
 use super::number::Number;
 use super::pad::{Paddings, infer, padded, paddings};
-use crate::moves::{self, Axes, Axis, Copies, Fill, StridedCopy};
+use crate::moves::{self, Axis, Copies, Fill, Run, products};
 
 /// 1 if the edge itself is not repeated (`REFLECT`), 0 if it is (`SYMMETRIC`).
 fn skip(attrs: &Attrs) -> Result<usize> {
@@ -39,53 +39,29 @@ fn runs(n: usize, (a, b): (usize, usize), skip: usize) -> Vec<(usize, usize, isi
     all.into_iter().filter(|r| r.3 > 0).collect()
 }
 
-/// Calls `f` with every combination of one run of each dimension.
-fn blocks(per: &[Vec<(usize, usize, isize, usize)>], mut f: impl FnMut(&[usize])) {
-    if per.iter().any(Vec::is_empty) {
-        return;
-    }
-    let mut pick = vec![0; per.len()];
-    loop {
-        f(&pick);
-        let Some(k) = (0..pick.len()).rev().find(|k| pick[*k] + 1 < per[*k].len()) else {
-            return;
-        };
-        pick[k] += 1;
-        pick[k + 1..].fill(0);
-    }
-}
-
 fn pad_kernel(cx: &mut OpContext<'_>, skip: usize) -> Result<()> {
     let x = cx.input(0)?;
     let dims = x.shape();
     let pads = paddings(cx.input(1)?, dims.rank())?;
     check(dims, &pads, skip)?;
     let shape = padded(dims, &pads)?;
-    if dims.rank() > 16 {
-        return Err(Error::unimplemented(format!("MirrorPad of rank {}", dims.rank())));
-    }
     let (inner, outer) = (dims.strides(), shape.strides());
-    let per: Vec<_> = (0..dims.rank()).map(|i| runs(dims[i], pads[i], skip)).collect();
-    let mut copies = Vec::new();
-    blocks(&per, |pick| {
-        let (mut from, mut to, mut axes) = (0, 0, Axes::new());
-        for (d, k) in pick.iter().enumerate() {
-            let (at, start, step, n) = per[d][*k];
-            from += start * inner[d];
-            to += at * outer[d];
-            axes.push(Axis {
-                n,
-                src: step * inner[d] as isize,
-                dst: outer[d] as isize,
-            });
-        }
-        copies.push(StridedCopy {
-            source: 0,
-            from,
-            to,
-            axes,
-        });
-    });
+    let per: Vec<Vec<Run>> = (0..dims.rank())
+        .map(|d| {
+            let run = |(at, start, step, n): (usize, usize, isize, usize)| Run {
+                from: start * inner[d],
+                to: at * outer[d],
+                axis: Axis {
+                    n,
+                    src: step * inner[d] as isize,
+                    dst: outer[d] as isize,
+                },
+            };
+            runs(dims[d], pads[d], skip).into_iter().map(run).collect()
+        })
+        .collect();
+    // Every run has elements, so there are no more copies than elements of the output.
+    let copies = products(&per);
     let t = moves::build(cx, x.dtype(), shape, Fill::Any, &[x], &Copies(&copies))?;
     cx.set_output(0, t);
     Ok(())
