@@ -6,7 +6,7 @@ use actorflow_core::graph::ShapeContext;
 use actorflow_core::kernel::OpContext;
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::parallel::Parallel;
-use actorflow_core::{DType, PartialShape, Shape, Tensor, register_ops};
+use actorflow_core::{DType, PartialShape, Shape, register_ops};
 
 use super::support::{product, shape_of};
 use crate::moves::{self, Fill, Item, Rows, Shuffle};
@@ -234,9 +234,8 @@ register_ops!(dynamic_partition, dynamic_stitch, parallel_dynamic_stitch);
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::testing::{eval, fails};
-    use actorflow_core::Graph;
+    use actorflow_core::{Graph, Tensor};
 
     #[test]
     fn rows_are_sorted_and_stitched_back() {
