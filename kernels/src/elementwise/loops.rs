@@ -101,6 +101,8 @@ pub struct Loop2 {
 const LIGHT: usize = 64 << 10;
 /// The same for functions like `exp`.
 const HEAVY: usize = 16 << 10;
+/// The same for functions that sum series.
+const COSTLY: usize = 1 << 10;
 
 // The functions below are the typed loops with their types forgotten. What they ask of their callers: the pointers are
 // valid and aligned for `n` elements (for one, where it is a scalar) of the types, and the result overlaps no operand
@@ -254,6 +256,14 @@ impl Loop1 {
         }
     }
 
+    /// The loop of a function from a type to itself that costs a hundred times as much as moving its operand.
+    pub fn costly<F: Fn1<A, A>, A: Element>() -> Loop1 {
+        Loop1 {
+            grain: COSTLY,
+            ..Loop1::heavy_to::<F, A, A>()
+        }
+    }
+
     /// The loop of a cheap function from a type to itself, such as negation.
     pub fn light<F: Fn1<A, A>, A: Element>() -> Loop1 {
         Loop1 {
@@ -378,6 +388,14 @@ impl Loop2 {
             output: C::DTYPE,
             grain: HEAVY,
             half: None,
+        }
+    }
+
+    /// The loop of a function of one type that costs a hundred times as much as moving its operands.
+    pub fn costly<F: Fn2<A, A, A>, A: Element>() -> Loop2 {
+        Loop2 {
+            grain: COSTLY,
+            ..Loop2::heavy_to::<F, A, A, A>()
         }
     }
 

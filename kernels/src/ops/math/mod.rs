@@ -4,14 +4,18 @@ mod common;
 
 pub mod add;
 pub mod add_n;
+pub mod bessel;
 pub mod cast;
 pub mod clip;
 pub mod compare;
 pub mod complex;
 pub mod divide;
+pub mod erf;
 pub mod exp;
 pub mod extrema;
+pub mod gamma;
 pub mod hyperbolic;
+pub mod integrals;
 pub mod logical;
 pub mod multiply;
 pub mod pow;

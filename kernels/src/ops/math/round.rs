@@ -8,12 +8,15 @@ use super::common::{FLOATS, SIGNED_COMPLEX, unary};
 use crate::elementwise::{self, Loop1, Loops, fn1, functions, loop_table};
 use crate::shapes;
 
+// Subnormal numbers count as 0, as in TensorFlow, which flushes them.
 fn1! {
     Floor {
-        Wide f32, f64 => |x, M| x.floor();
+        Wide f32 => |x, M| if x.abs() < f32::MIN_POSITIVE { 0.0 * x } else { x.floor() };
+        Wide f64 => |x, M| if x.abs() < f64::MIN_POSITIVE { 0.0 * x } else { x.floor() };
     }
     Ceil {
-        Wide f32, f64 => |x, M| x.ceil();
+        Wide f32 => |x, M| if x.abs() < f32::MIN_POSITIVE { 0.0 * x } else { x.ceil() };
+        Wide f64 => |x, M| if x.abs() < f64::MIN_POSITIVE { 0.0 * x } else { x.ceil() };
     }
     /// To the nearest integer, halves to the even one.
     Round {

@@ -19,11 +19,16 @@ fn1! {
         Plain i8, i16 => |x, M| x.wrapping_neg();
         Plain C64, C128 => |x, M| -x;
     }
-    /// -1, 0 or 1; NaN stays; of a complex number its direction.
+    /// -1, 0 or 1; NaN stays; of a complex number its direction. Subnormal numbers count as 0, as in TensorFlow.
     Sign {
-        Wide f32, f64 => |x, M| {
-            let s = if x > 0.0 { 1.0 } else { 0.0 };
-            let s = if x < 0.0 { -1.0 } else { s };
+        Wide f32 => |x, M| {
+            let s = if x >= f32::MIN_POSITIVE { 1.0 } else { 0.0 };
+            let s = if x <= -f32::MIN_POSITIVE { -1.0 } else { s };
+            if x.is_nan() { x } else { s }
+        };
+        Wide f64 => |x, M| {
+            let s = if x >= f64::MIN_POSITIVE { 1.0 } else { 0.0 };
+            let s = if x <= -f64::MIN_POSITIVE { -1.0 } else { s };
             if x.is_nan() { x } else { s }
         };
         Wide i32, i64 => |x, M| x.signum();
