@@ -171,13 +171,17 @@ impl Walk<'_> {
                     node.inputs().len()
                 ))));
             }
+            for (r, g) in node.inputs().iter().zip(&mut ins) {
+                // A gradient that leads to no x is not waited for, so it is not computed.
+                if !wanted.contains(&r.node) || stops.contains(r) {
+                    *g = None;
+                }
+            }
             if self.options.gate && ins.iter().flatten().count() > 1 {
                 ins = self.gated(ins)?;
             }
             for (r, g) in node.inputs().iter().zip(ins) {
-                if let Some(g) = g
-                    && !stops.contains(r)
-                {
+                if let Some(g) = g {
                     self.sums.entry(*r).or_default().push(g);
                 }
             }
