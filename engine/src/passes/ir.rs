@@ -142,6 +142,29 @@ pub struct Ir {
     pub fetches: Vec<Source>,
 }
 
+#[derive(Clone, Default)]
+struct Use {
+    times: usize,
+    last: usize,
+    fetched: bool,
+}
+
+/// Who uses the outputs of each node, when it was asked ([`Ir::users`]).
+pub struct Users(Vec<Use>);
+
+impl Users {
+    /// The node that has the only data edge from node `i`, if `i` is not fetched.
+    pub fn only_data_user(&self, i: usize) -> Option<usize> {
+        self.0.get(i).filter(|u| u.times == 1 && !u.fetched).map(|u| u.last)
+    }
+
+    /// The same, if moreover nobody waits for node `i` and it is no target: nobody but that user would notice if it
+    /// went away.
+    pub fn only_user(&self, ir: &Ir, i: usize) -> Option<usize> {
+        self.only_data_user(i).filter(|_| ir.node(i).is_some_and(|n| !n.pinned))
+    }
+}
+
 impl Ir {
     /// Reduces a graph: everything that `fetches` and `targets` depend on, cut at `feeds`.
     ///
@@ -229,18 +252,23 @@ impl Ir {
         self.nodes.get(i).and_then(Option::as_ref)
     }
 
-    /// Who uses each output: `(consumer, input number)` by `(node, output)`.
-    pub fn uses(&self) -> HashMap<(usize, usize), Vec<(usize, usize)>> {
-        let mut uses: HashMap<_, Vec<_>> = HashMap::new();
+    /// Who uses the nodes' outputs.
+    pub fn users(&self) -> Users {
+        let mut users = Users(vec![Use::default(); self.nodes.len()]);
         for (i, n) in self.nodes.iter().enumerate() {
-            let Some(n) = n else { continue };
-            for (slot, s) in n.inputs.iter().enumerate() {
-                if let Source::Node { node, output } = *s {
-                    uses.entry((node, output)).or_default().push((i, slot));
+            for s in n.iter().flat_map(|n| &n.inputs) {
+                if let Source::Node { node, .. } = *s {
+                    users.0[node].times += 1;
+                    users.0[node].last = i;
                 }
             }
         }
-        uses
+        for f in &self.fetches {
+            if let Source::Node { node, .. } = *f {
+                users.0[node].fetched = true;
+            }
+        }
+        users
     }
 
     /// Adds a node; its number.

@@ -6,6 +6,8 @@
 mod bypass;
 mod cse;
 mod fold;
+mod fuse_descent;
+mod fuse_matmul;
 pub mod ir;
 mod same;
 #[cfg(test)]
@@ -25,6 +27,10 @@ pub struct Passes {
     pub bypass: bool,
     /// Computes equal things once.
     pub common_subexpressions: bool,
+    /// Runs a product of matrices with the bias and the `Relu` that follow as one node.
+    pub product_fusion: bool,
+    /// Adds a gradient that is a product of matrices to its variable without storing it.
+    pub descent_fusion: bool,
 }
 
 impl Passes {
@@ -33,12 +39,16 @@ impl Passes {
         constant_folding: true,
         bypass: true,
         common_subexpressions: true,
+        product_fusion: true,
+        descent_fusion: true,
     };
     /// No pass: every node of the graph runs as it is (unneeded ones are still pruned).
     pub const NONE: Passes = Passes {
         constant_folding: false,
         bypass: false,
         common_subexpressions: false,
+        product_fusion: false,
+        descent_fusion: false,
     };
     /// Each pass alone, with its name.
     pub const EACH: &[(&str, Passes)] = &[
@@ -60,6 +70,20 @@ impl Passes {
             "common_subexpressions",
             Passes {
                 common_subexpressions: true,
+                ..Passes::NONE
+            },
+        ),
+        (
+            "product_fusion",
+            Passes {
+                product_fusion: true,
+                ..Passes::NONE
+            },
+        ),
+        (
+            "descent_fusion",
+            Passes {
+                descent_fusion: true,
                 ..Passes::NONE
             },
         ),
@@ -94,6 +118,12 @@ pub fn run(ir: &mut ir::Ir, passes: Passes, resources: &Arc<ResourceManager>) ->
         if changes == 0 {
             break;
         }
+    }
+    if passes.product_fusion {
+        fuse_matmul::run(ir)?;
+    }
+    if passes.descent_fusion {
+        fuse_descent::run(ir)?;
     }
     Ok(())
 }

@@ -240,3 +240,120 @@ fn readings_of_a_reference_on_both_sides_of_an_assignment_stay_apart() {
         }
     }
 }
+
+fn count(ops: &[&str], op: &str) -> usize {
+    ops.iter().filter(|o| **o == op).count()
+}
+
+#[test]
+fn a_product_takes_bias_and_relu_with_it() {
+    let g = Graph::new();
+    let x = placeholder(&g, "x", [None, Some(3)]);
+    let w = g.variable("w", Tensor::from([[1f32, 2.], [3., 4.], [5., 6.]])).unwrap();
+    let b = g.variable("b", [-30f32, 1.]).unwrap();
+    let product = x.matmul(&w).unwrap();
+    let fused = |y: &Output| {
+        let o = ops(&g, &[&x], &[y], &[]);
+        (count(&o, "_FusedMatMul"), o.len())
+    };
+    let biased = product.bias_add(&b).unwrap();
+    assert_eq!(fused(&biased), (1, 5));
+    assert_eq!(fused(&biased.relu().unwrap()), (1, 5));
+    assert_eq!(fused(&product.plus(&b).unwrap().relu().unwrap()), (1, 5));
+    assert_eq!(fused(&b.value().plus(&product).unwrap()), (1, 5));
+    assert_eq!(fused(&product.relu().unwrap()), (1, 3));
+    // The sum has another user, or the vector is a scalar.
+    let both = g.stack(&[biased.relu().unwrap(), biased.clone()], 0).unwrap();
+    assert_eq!(fused(&both), (1, 7));
+    assert_eq!(fused(&product.plus(&g.constant(1f32).unwrap()).unwrap()).0, 0);
+    let one = g.constant([1f32]).unwrap();
+    assert_eq!(fused(&product.plus(&one).unwrap()).0, 0);
+    assert_eq!(
+        fused(&g.stack(&[product.clone(), product.relu().unwrap()], 0).unwrap()).0,
+        0
+    );
+
+    let s = session(&g, Passes::ALL);
+    s.execute(&[&g.global_variables_initializer().unwrap()]).unwrap();
+    let got = s
+        .run(&[(&x, Tensor::from([[1f32, 1., 2.]]))], &[&biased.relu().unwrap()])
+        .unwrap();
+    assert_eq!(got, [Tensor::from([[0f32, 19.]])]);
+    // The node that fails is named.
+    let e = s
+        .run(&[(&x, Tensor::zeros(DType::F32, [1, 4]).unwrap())], &[&biased])
+        .unwrap_err();
+    assert!(e.node().is_some());
+}
+
+/// A linear model of two layers, its loss and its step of gradient descent.
+fn model(g: &Graph, reference: bool) -> (Output, Output, Operation) {
+    let build = |name: &str, value: Tensor| {
+        let b = g.variable_builder(name);
+        if reference { b.reference() } else { b }.build(value).unwrap()
+    };
+    let x = placeholder(g, "x", [None, Some(2)]);
+    let w0 = build("w0", Tensor::from([[0.5f32, -1., 0.25], [1., 0.5, -0.5]]));
+    let w1 = build("w1", Tensor::from([[1f32], [2.], [-1.]]));
+    let h = x.matmul(&w0).unwrap().relu().unwrap();
+    let y = h.matmul(&w1).unwrap();
+    let loss = y.square().unwrap().mean(&[0, 1], false).unwrap();
+    let train = crate::Optimizer::from(crate::train::optimizer::GradientDescent::new(0.1));
+    (x, loss.clone(), train.minimize(&loss).unwrap())
+}
+
+#[test]
+fn descent_takes_the_product_in() {
+    for reference in [false, true] {
+        let g = Graph::new();
+        let (x, loss, step) = model(&g, reference);
+        let of = |passes| ops_with(passes, &g, &[&x], &[], &[&step]);
+        let (all, none) = (of(Passes::ALL), of(Passes::NONE));
+        let op = match reference {
+            true => "_MatMulApplyGradientDescent",
+            false => "_MatMulResourceApplyGradientDescent",
+        };
+        assert_eq!(count(&all, op), 2, "{all:?}");
+        // Two products forward, one back to the hidden layer; not one back to the input.
+        assert_eq!(count(&none, "MatMul"), 5, "{none:?}");
+        let results: Vec<_> = Passes::EACH
+            .iter()
+            .map(|p| p.1)
+            .chain([Passes::ALL, Passes::NONE])
+            .map(|passes| {
+                let s = session(&g, passes);
+                s.execute(&[&g.global_variables_initializer().unwrap()]).unwrap();
+                let feed = Tensor::from([[1f32, 2.], [-0.5, 0.25], [0.75, -1.]]);
+                for _ in 0..5 {
+                    let run = s.runner().feed(&x, feed.clone()).fetch(&loss).target(&step);
+                    run.run().unwrap();
+                }
+                let of = |v: &str| s.variable(v).unwrap().to_vec::<f32>().unwrap();
+                [of("w0"), of("w1")].concat()
+            })
+            .collect();
+        for r in &results {
+            let close = r.iter().zip(&results[0]).all(|(a, b)| (a - b).abs() < 1e-6);
+            assert!(close, "{results:?}");
+        }
+        assert!(results[0][0] != 0.5);
+    }
+}
+
+#[test]
+fn a_gradient_that_somebody_else_sees_is_stored() {
+    let g = Graph::new();
+    let x = placeholder(&g, "x", [1, 2]);
+    let w = g.variable("w", Tensor::from([[0.5f32], [1.]])).unwrap();
+    let loss = x.matmul(&w).unwrap().sum(&[0, 1], false).unwrap();
+    let opt = crate::Optimizer::from(crate::train::optimizer::GradientDescent::new(0.1));
+    let grads = opt.compute_gradients(&loss, None).unwrap();
+    let step = opt.apply_gradients(&grads, None).unwrap();
+    let Some(crate::Grad::Dense(grad)) = &grads[0].0 else {
+        panic!()
+    };
+    let o = ops(&g, &[&x], &[grad], &[&step]);
+    assert_eq!(count(&o, "ResourceApplyGradientDescent"), 1, "{o:?}");
+    let o = ops(&g, &[&x], &[], &[&step]);
+    assert_eq!(count(&o, "_MatMulResourceApplyGradientDescent"), 1, "{o:?}");
+}

@@ -53,7 +53,7 @@ fn view<'a, T: gemm::Element>(x: &'a [T], rows: usize, cols: usize, turn: Turn) 
 }
 
 /// A number that matrices are made of.
-trait Number: Element + gemm::Element {
+pub(super) trait Number: Element + gemm::Element {
     const ZERO: Self;
     const ONE: Self;
 }
@@ -105,6 +105,31 @@ fn direct<T: Number>(
     let (a, b) = ((a, batch.a), (b, batch.b));
     gemm_batched(device.parallel(), count, T::ONE, a, b, T::ZERO, (c, step), epilogue).map_err(refused)?;
     Ok(out)
+}
+
+/// `c += alpha * a b`, where the extents are rows, inner dimension and columns of the product.
+///
+/// # Errors
+/// `INTERNAL` if the operands do not have these extents.
+pub(super) fn accumulate<T: Number>(
+    device: &dyn Device,
+    alpha: T,
+    (a, turn_a): (&Tensor, Turn),
+    (b, turn_b): (&Tensor, Turn),
+    [m, k, n]: [usize; 3],
+    c: &mut [T],
+) -> Result<()> {
+    if c.is_empty() {
+        return Ok(());
+    }
+    let a = view(a.as_slice::<T>()?, m, k, turn_a)?;
+    let b = view(b.as_slice::<T>()?, k, n, turn_b)?;
+    let c = MatMut::dense(c, m, n).map_err(refused)?;
+    let plain = Epilogue {
+        bias: None,
+        relu: false,
+    };
+    gemm::gemm(device.parallel(), alpha, a, b, T::ONE, c, plain).map_err(refused)
 }
 
 /// The tensor converted element by element.
