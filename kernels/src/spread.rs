@@ -106,8 +106,8 @@ pub fn chunks_of_all<T: Send, const N: usize>(
         return;
     }
     let parts = outs.map(|o| Chunks::new(o, chunk));
-    // SAFETY: `run` hands out every number once.
     par.run(len.div_ceil(chunk), &|i| {
+        // SAFETY: `run` hands out every number once.
         body(i * chunk, std::array::from_fn(|k| unsafe { parts[k].get(i) }))
     });
 }

@@ -271,7 +271,11 @@ fn logits_grad(cx: &GradContext, grads: &[Option<Grad>]) -> Result<Output> {
 fn dense_grad(cx: &GradContext, grads: &[Option<Grad>]) -> Result<Vec<Option<Grad>>> {
     let (logits, labels) = (cx.input(0)?, cx.input(1)?);
     let dx = logits_grad(cx, grads)?;
-    let dy = scale_rows(&cx.dense(grads, 0)?, &logits.log_softmax()?.negated()?)?;
+    let mut dy = scale_rows(&cx.dense(grads, 0)?, &logits.log_softmax()?.negated()?)?;
+    if let Some(Some(second)) = grads.get(1) {
+        // The backprop is softmax - labels. (TensorFlow leaves this part out.)
+        dy = dy.minus(&second.to_dense()?)?;
+    }
     // Operands that were broadcast get the sum of what their copies get.
     let fit = |d: Output, of: &Output| match (d.shape().to_shape(), of.shape().to_shape()) {
         (Some(a), Some(b)) if a != b => unbroadcast(&d, of, &d),

@@ -142,26 +142,61 @@ fn mean() -> OpDef {
         .sample(|s| shared::sample(s, "Mean", &[2, 0], true))
 }
 
+/// How to bring the folded axes of the input of a reduction to the front.
+struct ToFront {
+    /// The permutation of the axes and its inverse.
+    perm: Output,
+    back: Output,
+    /// Two integers: the number of elements that are folded, and of the others.
+    table: Output,
+}
+
+impl ToFront {
+    fn of(cx: &GradContext) -> Result<ToFront> {
+        let (g, x) = (cx.graph(), cx.input(0)?);
+        if let (Some(shape), Some(axes)) = (x.shape().to_shape(), cx.input(1)?.constant_value()) {
+            let axes = axes.to_i64_vec()?;
+            let mut perm = axes.iter().map(|a| shape.axis(*a)).collect::<Result<Vec<_>>>()?;
+            let folded: usize = perm.iter().map(|a| shape[*a]).product();
+            let others: Vec<usize> = (0..shape.rank()).filter(|a| !perm.contains(a)).collect();
+            let kept: usize = others.iter().map(|a| shape[*a]).product();
+            perm.extend(others);
+            let mut back = vec![0; perm.len()];
+            perm.iter().enumerate().for_each(|(i, a)| back[*a] = i);
+            let vector = |v: &[usize]| g.constant(Tensor::vector(&v.iter().map(|x| *x as i64).collect::<Vec<_>>()));
+            return Ok(ToFront {
+                perm: vector(&perm)?,
+                back: vector(&back)?,
+                table: vector(&[folded, kept])?,
+            });
+        }
+        let axes = cx.input(1)?.cast(DType::I32)?.reshape(&[-1])?;
+        let rank = x.rank_op()?;
+        let axes = axes.plus(&rank)?.modulo(&rank)?;
+        let (zero, one) = (g.constant(0i32)?, g.constant(1i32)?);
+        let every = g.op("Range").input(&zero).input(&rank).input(&one).output()?;
+        let others = g.op("ListDiff").input(&every).input(&axes).output()?;
+        let shape = x.shape_op()?;
+        let count = |of: &Output| shape.gather(of, 0)?.reduce_by("Prod", &zero, false);
+        let table = g.stack(&[count(&axes)?, count(&others)?], 0)?;
+        let perm = g.concat(&[axes, others], 0)?;
+        let back = perm.unary("InvertPermutation")?;
+        Ok(ToFront { perm, back, table })
+    }
+}
+
 /// By products of all but one element, formed from both ends, so that zeros do no harm.
 fn prod_grad(cx: &GradContext, grads: &[Option<Grad>]) -> Result<Vec<Option<Grad>>> {
     let (g, x) = (cx.graph(), cx.input(0)?);
     let dy = KeptShape::of(cx)?.apply(&cx.dense(grads, 0)?)?;
     let dy = shared::spread_to(&dy, &x)?;
-    let axes = cx.input(1)?.cast(DType::I32)?.reshape(&[-1])?;
-    let rank = x.rank_op()?;
-    let axes = axes.plus(&rank)?.modulo(&rank)?;
-    let (zero, one) = (g.constant(0i32)?, g.constant(1i32)?);
-    let every = g.op("Range").input(&zero).input(&rank).input(&one).output()?;
-    let others = g.op("ListDiff").input(&every).input(&axes).output()?;
-    let shape = shared::shape_vector(&x)?;
-    let count = |of: &Output| shape.gather(of, 0)?.reduce_by("Prod", &zero, false);
-    let flat = g.stack(&[count(&axes)?, count(&others)?], 0)?;
-    let perm = g.concat(&[axes, others], 0)?;
+    let ToFront { perm, back, table } = ToFront::of(cx)?;
     let turned = g.op("Transpose").input(&x).input(&perm).output()?;
-    let table = turned.reshape_to(&flat)?;
+    let flat = turned.reshape_to(&table)?;
+    let zero = g.constant(0i32)?;
     let before = |reverse: bool| {
         g.op("Cumprod")
-            .input(&table)
+            .input(&flat)
             .input(&zero)
             .attr("exclusive", true)
             .attr("reverse", reverse)
@@ -169,10 +204,9 @@ fn prod_grad(cx: &GradContext, grads: &[Option<Grad>]) -> Result<Vec<Option<Grad
     };
     let conj = |t: Output| if t.dtype().is_complex() { t.conj_op() } else { Ok(t) };
     let others = conj(before(false)?)?.times(&conj(before(true)?)?)?;
-    let others = others.reshape_to(&turned.shape_op()?)?;
-    let back = perm.unary("InvertPermutation")?;
+    let others = others.reshape_to(&shared::shape_vector(&turned)?)?;
     let others = g.op("Transpose").input(&others).input(&back).output()?;
-    let dx = dy.times(&others)?.reshape_to(&shape)?;
+    let dx = dy.times(&others)?.reshape_to(&shared::shape_vector(&x)?)?;
     Ok(vec![Some(dx.into()), None])
 }
 

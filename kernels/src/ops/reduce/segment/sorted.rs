@@ -39,11 +39,7 @@ pub(super) fn check_sorted(ids: &[i64]) -> Result<usize> {
         }
         last = id;
     }
-    let segments = if ids.is_empty() {
-        0
-    } else {
-        last.checked_add(1).unwrap_or(i64::MAX)
-    };
+    let segments = if ids.is_empty() { 0 } else { last.saturating_add(1) };
     usize::try_from(segments).map_err(|_| Error::invalid(format!("segment id {last} is too large")))
 }
 

@@ -447,7 +447,7 @@ mod tests {
         let f = |op| run(op, &[0, 2, 1], &[0, 0, 2], None).unwrap();
         assert_eq!(f("SparseSegmentSum"), [6., 8., 0., 0., 3., 4.]);
         assert_eq!(f("SparseSegmentMean"), [3., 4., 0., 0., 3., 4.]);
-        assert_eq!(f("SparseSegmentSqrtN"), [4.242_640_5, 5.656_854_2, 0., 0., 3., 4.]);
+        assert_eq!(f("SparseSegmentSqrtN"), [4.242_640_5, 5.656_854, 0., 0., 3., 4.]);
         let f = |op| run(op, &[0, 2, 1], &[0, 0, 2], Some(4)).unwrap();
         assert_eq!(f("SparseSegmentSumWithNumSegments"), [6., 8., 0., 0., 3., 4., 0., 0.]);
         let g = |op| run(op, &[0, 2, 1, 0], &[0, 0, 2, 2], Some(4)).unwrap();
