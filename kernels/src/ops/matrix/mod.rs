@@ -1,7 +1,12 @@
 //! Matrix products, diagonals and linear algebra.
 
+mod band;
+pub mod band_part;
 pub mod batch_matmul;
 pub mod descent;
+pub mod diag;
 pub mod fused_matmul;
 pub mod matmul;
 mod product;
+pub mod set_diag;
+pub mod tensor_diag;
