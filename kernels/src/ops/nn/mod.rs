@@ -3,8 +3,11 @@
 pub mod bias;
 pub mod cross_entropy;
 pub mod exponential_units;
+pub mod in_top_k;
 pub mod l2_loss;
 mod map;
+pub mod nth_element;
 pub mod rectifiers;
 mod rows;
 pub mod softmax;
+pub mod top_k;
