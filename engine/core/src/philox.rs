@@ -30,6 +30,16 @@ impl Philox {
         Philox { counter, key }
     }
 
+    /// The raw key.
+    pub fn key(&self) -> [u32; 2] {
+        self.key
+    }
+
+    /// The raw counter.
+    pub fn counter(&self) -> [u32; 4] {
+        self.counter
+    }
+
     /// Moves `n` blocks (of four numbers) ahead.
     pub fn skip(&mut self, n: u64) {
         let c = self.counter;
@@ -81,11 +91,24 @@ pub fn uniform_f64(x0: u32, x1: u32) -> f64 {
     f64::from_bits(0x3FF0_0000_0000_0000 | mantissa) - 1.0
 }
 
+/// A uniform `f16` in `[0, 1)` of the 10 lowest bits, as TensorFlow makes it.
+#[inline]
+pub fn uniform_f16(x: u32) -> half::f16 {
+    half::f16::from_f32(f32::from_bits(0x3F80_0000 | (x & 0x3FF) << 13) - 1.0)
+}
+
+/// A uniform `bf16` in `[0, 1)` of the 7 lowest bits, as TensorFlow makes it.
+#[inline]
+pub fn uniform_bf16(x: u32) -> half::bf16 {
+    half::bf16::from_f32(f32::from_bits(0x3F80_0000 | (x & 0x7F) << 16) - 1.0)
+}
+
 /// Two standard normal `f32`s of two words by the Box–Muller transform, as TensorFlow makes them.
 #[inline]
 pub fn normal_f32(x0: u32, x1: u32) -> (f32, f32) {
     let u1 = uniform_f32(x0).max(1.0e-7);
-    let v1 = 2.0 * std::f32::consts::PI * uniform_f32(x1);
+    // TensorFlow multiplies by a double 2π and rounds the product.
+    let v1 = (2.0 * std::f64::consts::PI * f64::from(uniform_f32(x1))) as f32;
     let u2 = (-2.0 * u1.ln()).sqrt();
     (v1.sin() * u2, v1.cos() * u2)
 }

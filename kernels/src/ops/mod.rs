@@ -4,6 +4,7 @@ pub mod array;
 pub mod math;
 pub mod matrix;
 pub mod nn;
+pub mod random;
 pub mod reduce;
 pub mod state;
 pub mod training;

@@ -1,0 +1,18 @@
+//! Random numbers.
+//!
+//! All come from Philox streams, in which every number has a place of its own; so a tensor is filled by any number of
+//! workers with the same result, and equal seeds give TensorFlow's numbers. A stateful operation keeps the position in
+//! its stream in the session ([`stream`]); a stateless one is told it by its inputs ([`stateless`]).
+
+pub mod blocks;
+pub mod fill;
+pub mod gamma;
+pub mod multinomial;
+pub mod parameterized;
+pub mod poisson;
+pub mod shuffle;
+pub mod stateless;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+pub mod uniform;
