@@ -13,6 +13,7 @@ mod glob;
 mod inspect;
 mod ops;
 mod run;
+mod train;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Command {
     Inspect(inspect::Args),
     /// List the operations that the engine has
     Ops(ops::Args),
+    /// Train a classifier of handwritten digits and report its accuracy
+    Train(train::Args),
     /// Check the engine against cases that TensorFlow has answered
     Conformance(conformance::Args),
     /// The process in which `conformance` runs cases
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Ops(args) => ops::run(&args),
+        Command::Train(args) => train::run(&args).map_err(Failure::from),
         Command::Conformance(args) => conformance::run(&args),
         Command::ConformanceWorker(args) => conformance::worker(&args),
     };

@@ -16,7 +16,7 @@ const MAX_BYTES: u64 = 1 << 30;
 
 /// The data sets that the program brings along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Dataset {
+pub(super) enum Dataset {
     /// 1,797 handwritten digits of 8 × 8 pixels.
     Digits,
     /// A subset of 5,000 of MNIST's digits, 28 × 28 pixels.
@@ -25,7 +25,7 @@ pub enum Dataset {
 
 impl Dataset {
     /// The name on the command line.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Dataset::Digits => "digits",
             Dataset::Mnist5k => "mnist5k",
@@ -44,7 +44,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Naming the file, the line and what is wrong with it.
-    pub fn load(self, file: Option<&Path>) -> Result<Split> {
+    pub(super) fn load(self, file: Option<&Path>) -> Result<Split> {
         let packed = match file {
             Some(path) => fs::read(path).map_err(|e| Error::from(e).context(path.display()))?,
             None => match self {
@@ -60,16 +60,16 @@ impl Dataset {
 
 /// Rows of pixels in 0..=1, and labels.
 #[derive(Debug, Default, Clone)]
-pub struct Rows {
+pub(super) struct Rows {
     /// Pixels, row by row.
-    pub pixels: Vec<f32>,
+    pub(super) pixels: Vec<f32>,
     /// The digit of each row.
-    pub labels: Vec<i32>,
+    pub(super) labels: Vec<i32>,
 }
 
 impl Rows {
     /// The number of rows.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.labels.len()
     }
 
@@ -77,7 +77,7 @@ impl Rows {
     ///
     /// # Errors
     /// If there is no memory for them.
-    pub fn select(&self, rows: &[usize], width: usize) -> Result<(Tensor, Tensor)> {
+    pub(super) fn select(&self, rows: &[usize], width: usize) -> Result<(Tensor, Tensor)> {
         let mut x = Vec::with_capacity(rows.len() * width);
         let mut y = Vec::with_capacity(rows.len());
         for &r in rows {
@@ -91,22 +91,22 @@ impl Rows {
     ///
     /// # Errors
     /// If there is no memory for them.
-    pub fn all(&self, width: usize) -> Result<(Tensor, Tensor)> {
+    pub(super) fn all(&self, width: usize) -> Result<(Tensor, Tensor)> {
         Ok((Tensor::from_slice([self.len(), width], &self.pixels)?, Tensor::from_slice([self.len()], &self.labels)?))
     }
 }
 
 /// Training and test rows: row `i` of the file is a test row if `i % 5 == 4`.
 #[derive(Debug)]
-pub struct Split {
+pub(super) struct Split {
     /// Pixels per row.
-    pub width: usize,
+    pub(super) width: usize,
     /// One more than the largest label.
-    pub classes: usize,
+    pub(super) classes: usize,
     /// The rows to learn from.
-    pub train: Rows,
+    pub(super) train: Rows,
     /// The rows to be judged by.
-    pub test: Rows,
+    pub(super) test: Rows,
 }
 
 fn unpack(bytes: &[u8]) -> Result<String> {

@@ -17,7 +17,7 @@ use self::model::{Model, OptimizerName};
 
 /// Which classifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ModelName {
+pub(crate) enum ModelName {
     /// One hidden layer of ReLUs.
     Mlp,
     /// Softmax regression, without a hidden layer.
@@ -29,7 +29,7 @@ pub enum ModelName {
 /// Row i of the data is a test row if i % 5 == 4; the others are trained on. Equal seeds give equal results,
 /// whatever the number of threads.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The data set.
     #[arg(value_enum)]
     dataset: Dataset,
@@ -105,7 +105,7 @@ impl Shuffle {
 ///
 /// # Errors
 /// For unreadable data, a learning rate that is no positive number, and errors of the engine.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let split = args.dataset.load(args.data.as_deref())?;
     let hidden = match args.model {
         ModelName::Mlp => Some(args.hidden as usize),

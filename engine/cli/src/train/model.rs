@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 /// The update rules that the command offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OptimizerName {
+pub(super) enum OptimizerName {
     /// Gradient descent.
     Sgd,
     /// Momentum 0.9.
@@ -32,7 +32,7 @@ pub enum OptimizerName {
 
 impl OptimizerName {
     /// The name on the command line.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             OptimizerName::Sgd => "sgd",
             OptimizerName::Momentum => "momentum",
@@ -72,23 +72,23 @@ impl OptimizerName {
 }
 
 /// A classifier with its loss, its training step and its accuracy.
-pub struct Model {
+pub(super) struct Model {
     /// The graph.
-    pub graph: Graph,
+    pub(super) graph: Graph,
     /// Pixels `[rows, width]`, float32.
-    pub x: Output,
+    pub(super) x: Output,
     /// Labels `[rows]`, int32.
-    pub y: Output,
+    pub(super) y: Output,
     /// The mean cross-entropy, a scalar.
-    pub loss: Output,
+    pub(super) loss: Output,
     /// One step of training.
-    pub train: Operation,
+    pub(super) train: Operation,
     /// The share of rows whose class is found, a scalar.
-    pub accuracy: Output,
+    pub(super) accuracy: Output,
     /// How many numbers are trained.
-    pub parameters: usize,
+    pub(super) parameters: usize,
     /// The learning rate.
-    pub rate: f64,
+    pub(super) rate: f64,
 }
 
 impl Model {
@@ -96,7 +96,7 @@ impl Model {
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for a learning rate that is no positive number.
-    pub fn build(
+    pub(super) fn build(
         width: usize,
         classes: usize,
         hidden: Option<usize>,
