@@ -34,6 +34,9 @@ struct Cli {
     /// Seconds per window.
     #[arg(long, global = true, default_value_t = 0.3)]
     window: f64,
+    /// Also print this many of the most expensive nodes of each plan, with their measured cost (on stderr).
+    #[arg(long, global = true, default_value_t = 0)]
+    nodes: usize,
     /// Only benchmarks whose name contains this.
     #[arg(long, global = true, default_value = "")]
     only: String,
@@ -53,7 +56,7 @@ enum Subject {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let mut out = report::Report::new(cli.json, cli.only.clone());
+    let mut out = report::Report::new(cli.json, cli.nodes, cli.only.clone());
     let threads = cli.threads.map_or_else(|| vec![1, 2], |t| vec![t]);
     for t in threads {
         let m = measure::Settings {
@@ -61,13 +64,22 @@ fn main() -> ExitCode {
             window: cli.window.max(0.001),
             threads: t.max(1),
         };
-        m.pin_caller();
-        let done = match cli.subject {
-            Subject::Dispatch => dispatch::run(&m, &mut out),
-            Subject::Matmul => matmul::run(&m, &mut out),
-            Subject::MlpTrain => mlp::run(&m, &mut out),
-            Subject::Elementwise => elementwise::run(&m, &mut out),
-        };
+        // A thread of its own is bound, not the main one, whose mask tells the workers which cores there are.
+        let done = std::thread::scope(|scope| {
+            let measured = scope.spawn(|| {
+                m.pin_caller();
+                match cli.subject {
+                    Subject::Dispatch => dispatch::run(&m, &mut out),
+                    Subject::Matmul => matmul::run(&m, &mut out),
+                    Subject::MlpTrain => mlp::run(&m, &mut out),
+                    Subject::Elementwise => elementwise::run(&m, &mut out),
+                }
+            });
+            match measured.join() {
+                Ok(done) => done,
+                Err(_) => Err(actorflow::Error::internal("the measurement panicked")),
+            }
+        });
         if let Err(e) = done {
             eprintln!("actorflow-bench: {e}");
             return ExitCode::FAILURE;

@@ -92,6 +92,7 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
                 })?;
                 let note = format!("prepared callable, batch fed each step; {}", share(&rates));
                 out.row(&bench, m.threads, &rates, "steps/s", &note);
+                out.nodes(&step.costs());
                 if batch == 128 {
                     let mut at = 0;
                     let rates = m.rates(|| {

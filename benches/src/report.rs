@@ -19,15 +19,17 @@ struct Row<'a> {
 /// Where rows go.
 pub(crate) struct Report {
     json: bool,
+    nodes: usize,
     only: String,
     started: bool,
 }
 
 impl Report {
     /// Prints rows of benchmarks whose name contains `only`.
-    pub(crate) fn new(json: bool, only: String) -> Self {
+    pub(crate) fn new(json: bool, nodes: usize, only: String) -> Self {
         Report {
             json,
+            nodes,
             only,
             started: false,
         }
@@ -74,5 +76,19 @@ impl Report {
             "{:<28} {:>7} {:>12.5} {:>12.5} {:>12.5}  {:<9} {}",
             row.bench, row.threads, row.value, row.min, row.max, row.unit, row.note
         );
+    }
+
+    /// Prints the most expensive nodes of a plan, if that was asked for.
+    pub(crate) fn nodes(&self, costs: &[(std::sync::Arc<str>, u32)]) {
+        let mut by_cost: Vec<_> = costs.iter().collect();
+        by_cost.sort_by_key(|c| std::cmp::Reverse(c.1));
+        let all: u64 = costs.iter().map(|c| u64::from(c.1)).sum();
+        for (name, ns) in by_cost.into_iter().take(self.nodes) {
+            eprintln!(
+                "    {:>9.1} us {:>5.1} %  {name}",
+                f64::from(*ns) / 1e3,
+                100.0 * f64::from(*ns) / all.max(1) as f64
+            );
+        }
     }
 }
