@@ -39,6 +39,8 @@ const DEAD: u32 = 1 << 31;
 const STARTED: u32 = 1 << 30;
 /// A Merge has received its live input.
 const LIVE: u32 = 1 << 29;
+/// Somebody writes a Merge's live input.
+const CLAIMED: u32 = 1 << 28;
 /// A Merge's control count sits above its data count.
 const CONTROL_ONE: u32 = 1 << 12;
 const DATA: u32 = CONTROL_ONE - 1;
@@ -186,8 +188,24 @@ impl Pending {
         self.0.load(Acquire) & STARTED != 0
     }
 
+    /// Asks for the right to write a Merge's one slot before a live input arrives; true for exactly one caller per
+    /// reset. Who is refused is a second live input, and must not arrive.
+    #[inline(always)]
+    pub fn claim_live(&self) -> bool {
+        // Relaxed: who loses touches nothing.
+        self.0.fetch_or(CLAIMED, Relaxed) & CLAIMED == 0
+    }
+
+    /// [`claim_live`](Self::claim_live) for a step that one thread runs from start to end.
+    #[inline(always)]
+    pub fn claim_live_solo(&self) -> bool {
+        let before = self.0.load(Relaxed);
+        self.0.store(before | CLAIMED, Relaxed);
+        before & CLAIMED == 0
+    }
+
     /// Counts one arrival at a Merge; counts, liveness and "fired before" are tested in one atomic step.
-    /// A live input that makes the Merge wait (for control inputs) must have written its slot before.
+    /// A live input must have written its slot before.
     #[inline(always)]
     pub fn arrive_merge(&self, input: MergeInput) -> MergeArrival {
         let mut before = self.0.load(Relaxed);
@@ -220,7 +238,10 @@ fn merge_step(before: u32, input: MergeInput) -> (u32, MergeArrival) {
     let mut word = before;
     match input {
         MergeInput::Live if before & LIVE != 0 => return (before, MergeArrival::SecondLive),
+        // After a dead Enter no data input is counted any more; a malformed loop may still send one.
+        MergeInput::Live if before & DATA == 0 => word |= LIVE,
         MergeInput::Live => word = word.wrapping_sub(1) | LIVE,
+        MergeInput::Dead if before & DATA == 0 => {}
         MergeInput::Dead => word = word.wrapping_sub(1),
         MergeInput::DeadEnter => word &= !DATA,
         MergeInput::Control => word = word.wrapping_sub(CONTROL_ONE),
@@ -273,6 +294,28 @@ mod tests {
             }
             assert!(pending.is_dead() && solo.is_dead());
         }
+    }
+
+    #[test]
+    fn nothing_that_follows_a_dead_enter_disturbs_the_counts() {
+        use MergeInput::{Control, Dead, DeadEnter, Live};
+        for late in [Dead, Live] {
+            let pending = Pending::new(Pending::merge_template(2, 1).unwrap());
+            assert_eq!(pending.arrive_merge(DeadEnter), MergeArrival::Wait);
+            assert_eq!(pending.arrive_merge(Dead), MergeArrival::Wait);
+            assert_eq!(pending.arrive_merge(late), MergeArrival::Wait);
+            let dead = late == Dead;
+            assert_eq!(pending.arrive_merge(Control), MergeArrival::Fire { dead });
+            assert_eq!(pending.arrive_merge(Dead), MergeArrival::Wait);
+        }
+    }
+
+    #[test]
+    fn the_slot_of_a_merge_is_given_to_one_writer() {
+        let (shared, solo) = (word(3), word(3));
+        assert!(shared.claim_live() && !shared.claim_live());
+        assert!(solo.claim_live_solo() && !solo.claim_live_solo());
+        assert_eq!(shared.missing(), 3);
     }
 
     #[test]

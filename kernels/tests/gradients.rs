@@ -32,6 +32,7 @@ const ELSEWHERE: &[&str] = &[
     "ReadVariableOp",
     "ResourceGather",
     "ResourceGatherNd",
+    "RefIdentity",
 ];
 
 #[test]

@@ -7,16 +7,15 @@ use std::time::Instant;
 
 use actorflow_core::Tensor;
 use actorflow_core::actor::Claims;
-use actorflow_core::cancel::CancelToken;
 use actorflow_core::error::{Error, Result};
-use actorflow_core::kernel::{OpContext, Resume, Suspend};
-use actorflow_core::resource::Variable;
+use actorflow_core::kernel::{OpContext, Suspend};
 
 use super::plan::{
     CLAIMS, DEREF, EMPTY, EXPENSIVE_NS, Edge, MEASURED, NO_NODE, Plan, PlanNode, SPECIAL, SUSPENDS, UNUSED_OUTPUTS,
 };
 use super::run::{Executor, Job};
-use super::step::{Arrived, NodeTrace, RUNNING, Scratch, Step, WAITING};
+use super::step::{Arrived, RUNNING, Scratch, Step};
+use super::wait::{Host, Ready, Spot};
 
 /// A thread that fires nodes of one step. `SOLO`: it is the only one.
 pub(super) struct Runner<'a, const SOLO: bool> {
@@ -28,13 +27,6 @@ pub(super) struct Runner<'a, const SOLO: bool> {
     current: u32,
     /// The step is measured or traced.
     watched: bool,
-}
-
-/// How far preparing a node's inputs and turns got.
-enum Ready {
-    Yes,
-    /// The node waits outside, or the step failed.
-    No,
 }
 
 impl<'a, const SOLO: bool> Runner<'a, SOLO> {
@@ -54,6 +46,14 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
             scratch,
             current: 0,
             watched: step.measure || step.trace.is_some(),
+        }
+    }
+
+    fn host(&self) -> Host<'a> {
+        Host {
+            exec: self.exec,
+            plan: self.plan,
+            step: self.step,
         }
     }
 
@@ -80,14 +80,7 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
             match catch_unwind(AssertUnwindSafe(|| self.fire_all())) {
                 Ok(()) => return,
                 Err(payload) => {
-                    let what = payload
-                        .downcast_ref::<&str>()
-                        .map(|s| (*s).to_owned())
-                        .or_else(|| payload.downcast_ref::<String>().cloned())
-                        .unwrap_or_else(|| "no message".into());
-                    let info = &self.plan.info[self.current as usize];
-                    self.step
-                        .fail(info.blame(Error::internal(format!("the kernel panicked: {what}"))));
+                    self.host().panicked(Spot::simple(self.current), payload);
                     self.scratch.claims.release_all();
                     self.scratch.outputs.iter_mut().for_each(|o| *o = None);
                 }
@@ -106,18 +99,10 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
                 }
                 fired = fired.wrapping_add(1);
                 if fired % 256 == 0 {
-                    self.check_deadline();
+                    self.host().check_deadline();
                 }
                 next = self.fire(n, false);
             }
-        }
-    }
-
-    #[cold]
-    fn check_deadline(&self) {
-        if self.step.deadline.is_some_and(|d| Instant::now() >= d) {
-            self.step
-                .fail(Error::deadline("the run did not finish before its deadline"));
         }
     }
 
@@ -183,12 +168,7 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
         let begun = if timed { Some(Instant::now()) } else { None };
         // SAFETY: all inputs of this node have arrived, so nobody else touches its slots.
         let inputs = unsafe { self.step.inputs(node.first_slot, node.inputs) };
-        let suspender = Suspender {
-            exec: self.exec,
-            plan: self.plan,
-            step: self.step,
-            node: n,
-        };
+        let suspender = self.host().suspender(Spot::simple(n));
         let suspend: Option<&dyn Suspend> = if node.flags & SUSPENDS != 0 {
             Some(&suspender)
         } else {
@@ -202,7 +182,7 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
             self.scratch.claims.release_all();
         }
         if let Some(begun) = begun {
-            self.timed(n, node, begun);
+            self.host().timed(n, node, begun);
         }
         self.clear_inputs(node);
         match result {
@@ -278,35 +258,6 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
         self.scratch.outputs.iter_mut().for_each(|o| *o = None);
     }
 
-    #[cold]
-    fn timed(&self, n: u32, node: &PlanNode, begun: Instant) {
-        let took = begun.elapsed().as_nanos() as u64;
-        if self.step.measure {
-            let now = u32::try_from(took).unwrap_or(u32::MAX);
-            let before = node.cost.load(Relaxed);
-            // Smoothed, so that one preempted measurement does not change the schedule for long.
-            let cost = if before == 0 {
-                now
-            } else {
-                (before / 4).saturating_mul(3).saturating_add(now / 4)
-            };
-            node.cost.store(cost, Relaxed);
-        }
-        if let (Some(trace), Some(start)) = (&self.step.trace, self.step.started) {
-            let info = &self.plan.info[n as usize];
-            let thread = std::thread::current();
-            trace.lock().nodes.push(NodeTrace {
-                name: info.name.clone(),
-                op: info.op,
-                start_ns: begun.saturating_duration_since(start).as_nanos() as u64,
-                duration_ns: took,
-                thread: thread
-                    .name()
-                    .map_or_else(|| format!("{:?}", thread.id()), str::to_owned),
-            });
-        }
-    }
-
     /// Before an expensive node: gives other expensive nodes that are ready to idle workers.
     fn share_stack(&mut self) {
         let mut i = 0;
@@ -317,7 +268,7 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
                 self.step.outstanding.fetch_add(RUNNING, Relaxed);
                 self.exec
                     .pool()
-                    .spawn(Box::new(Job::fire(self.exec, self.plan, self.step, n)));
+                    .spawn(Box::new(Job::fire(self.exec, self.plan, self.step, Spot::simple(n))));
             } else {
                 i += 1;
             }
@@ -338,68 +289,15 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
     fn try_prepare(&mut self, n: u32, node: &PlanNode) -> Result<Ready> {
         // SAFETY: all inputs of this node have arrived, so nobody else touches its slots.
         let inputs = unsafe { self.step.inputs(node.first_slot, node.inputs) };
-        if node.flags & DEREF != 0 {
-            for &i in &self.plan.deref[n as usize] {
-                let Some(t) = &inputs[i as usize] else { continue };
-                // An input that came back from waiting has its value already.
-                let Ok([handle]) = t.as_resources() else { continue };
-                let variable = handle.get::<Variable>()?;
-                match variable.actor().try_with(|s| s.value.clone()) {
-                    Ok(Some(value)) => inputs[i as usize] = Some(value),
-                    Ok(None) => return Err(variable.uninitialized()),
-                    Err(_) => {
-                        self.wait_to_read(n, i, variable);
-                        return Ok(Ready::No);
-                    }
-                }
-            }
-        }
-        if node.flags & CLAIMS != 0 {
-            let mut want = std::mem::take(&mut self.scratch.claims);
-            let cx = OpContext::new(inputs, &mut [], &self.step.cx, const { &Claims::none() }, None);
-            node.kernel.claims(&cx, &mut want)?;
-            if want.try_claim_all() {
-                self.scratch.claims = want;
-            } else {
-                self.wait_for_turns(n, want);
-                return Ok(Ready::No);
-            }
-        }
-        Ok(Ready::Yes)
-    }
-
-    fn begin_waiting(&self, n: u32) {
-        self.step.note_waiting(n);
-        self.step.outstanding.fetch_add(WAITING, Relaxed);
-    }
-
-    #[cold]
-    fn wait_for_turns(&self, n: u32, want: Claims) {
-        self.begin_waiting(n);
-        let (exec, plan, step) = (self.exec.clone(), self.plan.clone(), self.step.clone());
-        want.claim_all(Box::new(move |held| {
-            come_back(&exec, &plan, &step, n, Arrived::Granted(n, held))
-        }));
-    }
-
-    #[cold]
-    fn wait_to_read(&self, n: u32, input: u16, variable: Arc<Variable>) {
-        self.begin_waiting(n);
-        let (exec, plan, step) = (self.exec.clone(), self.plan.clone(), self.step.clone());
-        let mut want = Claims::none();
-        want.want(variable.clone());
-        want.claim_all(Box::new(move |mut held| {
-            let value = held.state(variable.actor()).map(|s| s.value.clone());
-            held.release_all();
-            let value = value.and_then(|v| v.ok_or_else(|| variable.uninitialized()));
-            come_back(&exec, &plan, &step, n, Arrived::Read(n, input, value));
-        }));
+        let host = self.host();
+        let claims = &mut self.scratch.claims;
+        host.prepare(Spot::simple(n), node.flags, &*node.kernel, inputs, claims)
     }
 
     /// Takes up a node that waited outside.
     pub(super) fn resume(&mut self, arrived: Arrived) {
         match arrived {
-            Arrived::Granted(n, mut held) => {
+            Arrived::Granted(Spot { node: n, .. }, mut held) => {
                 if self.step.has_failed() {
                     held.release_all();
                     return;
@@ -408,18 +306,12 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
                 let mut fired = None;
                 let run = catch_unwind(AssertUnwindSafe(|| fired = self.fire(n, true)));
                 if let Err(payload) = run {
-                    // Reported by the common path: the same payload, with the node set.
                     self.scratch.claims.release_all();
-                    let what = payload
-                        .downcast_ref::<&str>()
-                        .map_or_else(String::new, |s| (*s).to_owned());
-                    let info = &self.plan.info[n as usize];
-                    self.step
-                        .fail(info.blame(Error::internal(format!("the kernel panicked: {what}"))));
+                    self.host().panicked(Spot::simple(n), payload);
                 }
                 self.scratch.stack.extend(fired);
             }
-            Arrived::Read(n, input, value) => match value {
+            Arrived::Read(Spot { node: n, .. }, input, value) => match value {
                 Ok(v) => {
                     let node = &self.plan.nodes[n as usize];
                     // SAFETY: the node is ready and waits for this very call, so nobody else touches its slots.
@@ -429,7 +321,7 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
                 }
                 Err(e) => self.step.fail(self.plan.info[n as usize].blame(e)),
             },
-            Arrived::Outputs(n, outputs) => {
+            Arrived::Outputs(Spot { node: n, .. }, outputs) => {
                 let node = &self.plan.nodes[n as usize];
                 match outputs {
                     Ok(v) if v.len() == node.outputs as usize => {
@@ -448,65 +340,5 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
             }
         }
         self.drain();
-    }
-}
-
-/// Brings a node that waited outside back to its step.
-fn come_back(exec: &Arc<Executor>, plan: &Arc<Plan>, step: &Arc<Step>, n: u32, arrived: Arrived) {
-    step.note_back(n);
-    if step.solo {
-        step.inbox.push(arrived);
-        step.event.set();
-    } else {
-        // One atomic step from waiting to running, so that the step never looks finished in between.
-        step.outstanding.fetch_sub(WAITING - RUNNING, AcqRel);
-        exec.pool().spawn(Box::new(Job::resume(exec, plan, step, arrived)));
-    }
-}
-
-struct Suspender<'a> {
-    exec: &'a Arc<Executor>,
-    plan: &'a Arc<Plan>,
-    step: &'a Arc<Step>,
-    node: u32,
-}
-
-impl Suspend for Suspender<'_> {
-    fn suspend(&self) -> Box<dyn Resume> {
-        self.step.note_waiting(self.node);
-        self.step.outstanding.fetch_add(WAITING, Relaxed);
-        Box::new(Suspended {
-            exec: self.exec.clone(),
-            plan: self.plan.clone(),
-            step: self.step.clone(),
-            node: self.node,
-        })
-    }
-}
-
-struct Suspended {
-    exec: Arc<Executor>,
-    plan: Arc<Plan>,
-    step: Arc<Step>,
-    node: u32,
-}
-
-impl Resume for Suspended {
-    fn resume(self: Box<Self>, outputs: Result<Vec<Tensor>>) {
-        come_back(
-            &self.exec,
-            &self.plan,
-            &self.step,
-            self.node,
-            Arrived::Outputs(self.node, outputs),
-        );
-    }
-
-    fn step_id(&self) -> u64 {
-        self.step.cx.step_id
-    }
-
-    fn cancel(&self) -> &CancelToken {
-        &self.step.cx.cancel
     }
 }

@@ -7,16 +7,21 @@
 //! - `plan`: compiling a [`PlanSpec`], the CSR edges, the pool of steps
 //! - `step`: the slots and words of a run, its outcome, what waits outside of any worker
 //! - `fire`: running nodes depth first on one thread
+//! - `wait`: nodes that wait outside of any worker
+//! - `flow`: the same for plans with control flow
 //! - `run`: driving a step: on the caller alone, with the device's workers, or asynchronously
 //!
 //! **Failure.** The first error (or panic) of a node fails the step, names the node, cancels what waits and stops
 //! firing. A step with an error is discarded, never reused.
 
+mod any;
 mod fire;
+mod flow;
 mod plan;
 mod run;
 mod step;
+mod wait;
 
-pub use plan::{InputSpec, NodeInfo, NodeSpec, Plan, PlanSpec, Role, Source};
+pub use plan::{InputSpec, NodeInfo, NodeSpec, Plan, PlanClass, PlanSpec, Role, Source};
 pub use run::{Executor, RunOptions, StepFuture};
 pub use step::{NodeTrace, Trace};

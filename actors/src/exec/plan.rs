@@ -10,6 +10,7 @@ use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::{Cost, Kernel};
 use parking_lot::Mutex;
 
+use super::flow::{self, Flow};
 use super::step::Step;
 use crate::pending::Pending;
 
@@ -58,12 +59,37 @@ impl NodeInfo {
     }
 }
 
-/// How the executor treats a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How the executor treats a node. All but [`Ordinary`](Role::Ordinary) nodes belong to control flow, and a plan
+/// with one of them runs with dead tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Role {
-    /// Fires when all inputs have arrived.
+    /// Fires when all inputs have arrived; is dead, and not computed, if one of them is.
     #[default]
     Ordinary,
+    /// Two inputs, data and a bool scalar, and two outputs; the one that the bool does not select is dead.
+    Switch,
+    /// The kernel leaves the outputs empty that are to be dead.
+    SwitchN,
+    /// Fires when its control inputs have arrived and either one data input is live or all are dead. Outputs: the
+    /// live value, and the number of the input.
+    Merge,
+    /// Brings its input into a loop.
+    Enter {
+        /// The loop's name; together with the iteration of the outer loop it names the loop's frame.
+        frame: Arc<str>,
+        /// The value is delivered in every iteration, not in the first one only.
+        is_constant: bool,
+        /// How many iterations may be in progress at once.
+        parallel_iterations: u32,
+    },
+    /// Takes its input out of its loop; a dead one only when the loop is over.
+    Exit,
+    /// Brings its input to the next iteration; a dead one stops.
+    NextIteration,
+    /// Passes its input on.
+    LoopCond,
+    /// Fires when all inputs have arrived, and is never dead.
+    ControlTrigger,
 }
 
 /// A node of a plan to be.
@@ -91,6 +117,14 @@ pub struct PlanSpec {
     pub feeds: usize,
     /// What is fetched. None of them may be a reference: put a reading node between.
     pub fetches: Vec<Source>,
+}
+
+impl PlanSpec {
+    /// Whether a data edge from one node to another closes a loop.
+    pub(super) fn is_back_edge(&self, from: usize, to: usize) -> bool {
+        let role = |n: usize| self.nodes.get(n).map(|n| &n.role);
+        matches!(role(from), Some(Role::NextIteration)) && matches!(role(to), Some(Role::Merge))
+    }
 }
 
 /// `dst` of an edge into a fetch slot, where no node waits.
@@ -165,23 +199,39 @@ pub struct Plan {
     /// Whether two nodes are expensive, so that another worker is of use.
     pub(super) parallel: AtomicBool,
     /// Whether any node is expensive.
-    heavy: AtomicBool,
-    runs: AtomicU64,
+    pub(super) heavy: AtomicBool,
+    pub(super) runs: AtomicU64,
     pub(super) free: Mutex<Vec<Arc<Step>>>,
+    /// What a plan with control flow has in addition; its nodes' edges are there.
+    pub(super) flow: Option<Box<Flow>>,
+}
+
+/// What a plan can do, decided when it is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlanClass {
+    /// No control flow: every node runs exactly once.
+    Simple,
+    /// Conditionals: some nodes may be dead.
+    Cond,
+    /// Loops: frames and iterations.
+    Loop,
 }
 
 impl Plan {
     /// Compiles a specification.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` naming a node of a cycle; `RESOURCE_EXHAUSTED` for graphs too large to number.
+    /// `INVALID_ARGUMENT` naming a node of a cycle that is no loop, or both ends of an edge that crosses the border
+    /// of a loop; `RESOURCE_EXHAUSTED` for graphs too large to number.
     pub fn new(spec: PlanSpec) -> Result<Arc<Plan>> {
-        let too_large = || Error::exhausted("the graph has too many nodes or edges for one plan");
         let n = spec.nodes.len();
         if u32::try_from(n).is_err() || n as u32 == NO_NODE {
             return Err(too_large());
         }
         let order = topological(&spec)?;
+        if spec.nodes.iter().any(|n| n.role != Role::Ordinary) {
+            return flow::compile(spec, &order).map(Arc::new);
+        }
         // Nodes are numbered in topological order, so that a step walks its slab mostly forward.
         let mut number = vec![0u32; n];
         for (new, old) in order.iter().enumerate() {
@@ -285,6 +335,7 @@ impl Plan {
             heavy: AtomicBool::new(false),
             runs: AtomicU64::new(0),
             free: Mutex::default(),
+            flow: None,
         };
         let mut flat_feeds = Vec::new();
         let mut feed_first = vec![0u32];
@@ -359,6 +410,15 @@ impl Plan {
         Ok(())
     }
 
+    /// What the plan can do.
+    pub fn class(&self) -> PlanClass {
+        match &self.flow {
+            None => PlanClass::Simple,
+            Some(f) if f.has_loops() => PlanClass::Loop,
+            Some(_) => PlanClass::Cond,
+        }
+    }
+
     /// The number of nodes.
     pub fn len(&self) -> usize {
         self.nodes.len()
@@ -415,7 +475,9 @@ impl Plan {
             .filter(|n| n.cost.load(Relaxed) >= EXPENSIVE_NS)
             .take(2)
             .count();
-        self.parallel.store(expensive >= 2, Relaxed);
+        // The iterations of a loop overlap, so that one expensive node in it is two.
+        let enough = if self.class() == PlanClass::Loop { 1 } else { 2 };
+        self.parallel.store(expensive >= enough, Relaxed);
         self.heavy.store(expensive >= 1, Relaxed);
     }
 }
@@ -432,13 +494,18 @@ fn mark_last(edges: &mut [Edge]) -> usize {
     outputs
 }
 
+pub(super) fn too_large() -> Error {
+    Error::exhausted("the graph has too many nodes or edges for one plan")
+}
+
+/// The nodes, each behind those it depends on; the back edges of loops do not count.
 fn topological(spec: &PlanSpec) -> Result<Vec<usize>> {
     let n = spec.nodes.len();
     let mut waiting = vec![0usize; n];
     let mut users: Vec<Vec<usize>> = vec![Vec::new(); n];
     for (i, node) in spec.nodes.iter().enumerate() {
         let from_nodes = node.inputs.iter().filter_map(|s| match s.source {
-            Source::Node { node, .. } => Some(node),
+            Source::Node { node: from, .. } => Some(from).filter(|from| !spec.is_back_edge(*from, i)),
             Source::Feed(_) => None,
         });
         for from in from_nodes.chain(node.control.iter().copied()) {

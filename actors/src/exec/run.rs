@@ -20,9 +20,10 @@ use actorflow_core::parallel::Parallel;
 use actorflow_core::resource::ResourceManager;
 use parking_lot::Mutex;
 
-use super::fire::Runner;
+use super::any::AnyRunner;
 use super::plan::Plan;
 use super::step::{Arrived, RUNNING, Scratch, Step, Trace, WAITING};
+use super::wait::Spot;
 use crate::pool::{Task, WorkerCx, WorkerPool};
 use crate::turn::TurnMailbox;
 
@@ -134,7 +135,9 @@ impl Executor {
         }
         if let Some(s) = Arc::get_mut(&mut step) {
             s.cx.step_resources.clear_all();
-            s.reset(plan);
+            if !s.reset(plan) {
+                return;
+            }
             let mut free = plan.free.lock();
             if free.len() < KEEP_STEPS {
                 free.push(step);
@@ -207,7 +210,7 @@ impl Executor {
         let _seat = if plan.is_heavy() { self.pool.enter() } else { None };
         // SAFETY: the step was just taken from the pool and is solo: only this call uses its scratch area.
         let scratch = unsafe { &mut *step.scratch.get() };
-        let mut runner = Runner::<true>::new(self, plan, step, scratch);
+        let mut runner = AnyRunner::<true>::new(self, plan, step, scratch);
         runner.start(feeds);
         if !plan.may_wait {
             return;
@@ -244,7 +247,7 @@ impl Executor {
         step.outstanding.store(RUNNING, Relaxed);
         {
             let mut scratch = Scratch::default();
-            Runner::<false>::new(self, plan, step, &mut scratch).start(feeds);
+            AnyRunner::<false>::new(self, plan, step, &mut scratch).start(feeds);
         }
         end_activity(plan, step);
         drop(seat);
@@ -445,7 +448,7 @@ fn end_activity(plan: &Arc<Plan>, step: &Arc<Step>) {
 
 enum What {
     Start(Vec<Tensor>),
-    Fire(u32),
+    Fire(Spot),
     Resume(Arrived),
     Nothing,
 }
@@ -460,12 +463,12 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn fire(exec: &Arc<Executor>, plan: &Arc<Plan>, step: &Arc<Step>, n: u32) -> Job {
+    pub(super) fn fire(exec: &Arc<Executor>, plan: &Arc<Plan>, step: &Arc<Step>, spot: Spot) -> Job {
         Job {
             exec: exec.clone(),
             plan: plan.clone(),
             step: step.clone(),
-            what: What::Fire(n),
+            what: What::Fire(spot),
             done: false,
         }
     }
@@ -486,13 +489,10 @@ impl Task for Job {
         let what = std::mem::replace(&mut self.what, What::Nothing);
         {
             let mut scratch = Scratch::default();
-            let mut runner = Runner::<false>::new(&self.exec, &self.plan, &self.step, &mut scratch);
+            let mut runner = AnyRunner::<false>::new(&self.exec, &self.plan, &self.step, &mut scratch);
             match what {
                 What::Start(feeds) => runner.start(feeds.into_iter()),
-                What::Fire(n) => {
-                    runner.scratch.stack.push(n);
-                    runner.drain();
-                }
+                What::Fire(spot) => runner.fire(spot),
                 What::Resume(arrived) => runner.resume(arrived),
                 What::Nothing => {}
             }

@@ -12,7 +12,9 @@ use actorflow_core::kernel::StepContext;
 use crossbeam::queue::SegQueue;
 use parking_lot::Mutex;
 
+use super::flow::FlowStep;
 use super::plan::Plan;
+use super::wait::Spot;
 use crate::pending::Pending;
 use crate::pool::Event;
 
@@ -41,11 +43,11 @@ pub struct Trace {
 /// What comes back to a step from outside of any worker.
 pub(super) enum Arrived {
     /// The turns that a node waited for are held.
-    Granted(u32, Claims),
+    Granted(Spot, Claims),
     /// A reference's variable could be read: the value of input `1` of node `0`.
-    Read(u32, u16, Result<Tensor>),
+    Read(Spot, u16, Result<Tensor>),
     /// A suspended node has its outputs.
-    Outputs(u32, Result<Vec<Tensor>>),
+    Outputs(Spot, Result<Vec<Tensor>>),
 }
 
 /// Work areas of a thread that fires nodes.
@@ -54,6 +56,27 @@ pub(super) struct Scratch {
     pub(super) stack: Vec<u32>,
     pub(super) outputs: Vec<Option<Tensor>>,
     pub(super) claims: Claims,
+    /// Of a plan with control flow, what is ready.
+    pub(super) ready: Queue,
+}
+
+/// What is ready on one thread of a plan with control flow.
+#[derive(Default)]
+pub(super) struct Queue {
+    /// What is fired next, last first.
+    pub(super) now: Vec<Spot>,
+    /// In later iterations: fired when nothing of the present one is ready, so that an iteration that can finish does.
+    pub(super) later: Vec<Spot>,
+    /// Expensive nodes, fired or handed to other workers when nothing cheap is ready.
+    pub(super) heavy: Vec<Spot>,
+}
+
+impl Queue {
+    pub(super) fn clear(&mut self) {
+        self.now.clear();
+        self.later.clear();
+        self.heavy.clear();
+    }
 }
 
 /// One activity is running (or queued to run).
@@ -86,6 +109,8 @@ pub(super) struct Step {
     pub(super) on_finish: Mutex<Option<Finish>>,
     /// The nodes that wait, for messages.
     pub(super) waiting: Mutex<Vec<u32>>,
+    /// Frames and iterations, if the plan has control flow.
+    pub(super) flow: Option<FlowStep>,
     /// Used by the one thread of a solo step.
     pub(super) scratch: UnsafeCell<Scratch>,
 }
@@ -99,9 +124,12 @@ unsafe impl Send for Step {}
 
 impl Step {
     pub(super) fn new(plan: &Plan, cx: StepContext) -> Step {
+        let slots: Box<[_]> = (0..plan.slots).map(|_| UnsafeCell::new(None)).collect();
+        let pending: Box<[_]> = plan.template.iter().map(|t| Pending::new(*t)).collect();
         Step {
-            slots: (0..plan.slots).map(|_| UnsafeCell::new(None)).collect(),
-            pending: plan.template.iter().map(|t| Pending::new(*t)).collect(),
+            flow: plan.flow.as_ref().map(|f| FlowStep::new(f, &slots, &pending)),
+            slots,
+            pending,
             cx,
             outstanding: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -200,16 +228,27 @@ impl Step {
         Ok(out)
     }
 
-    /// Makes a used step like new. It ended without an error and nobody else holds it.
-    pub(super) fn reset(&mut self, plan: &Plan) {
-        for (p, t) in self.pending.iter().zip(&plan.template) {
-            p.reset(*t);
+    /// Makes a used step like new; false if it cannot be used again. It ended without an error and nobody else holds
+    /// it.
+    pub(super) fn reset(&mut self, plan: &Plan) -> bool {
+        match (&mut self.flow, &plan.flow) {
+            (Some(step), Some(flow)) => {
+                if !step.reset(flow) {
+                    return false;
+                }
+            }
+            _ => {
+                for (p, t) in self.pending.iter().zip(&plan.template) {
+                    p.reset(*t);
+                }
+            }
         }
         self.outstanding.store(0, Relaxed);
         self.event.reset();
         self.trace = None;
         self.started = None;
         self.deadline = None;
+        true
     }
 
     /// The error that the step ended with, or its fetches.

@@ -122,6 +122,28 @@ impl IrNode {
         self.info().blame(e)
     }
 
+    /// How the executor treats the node.
+    fn role(&self) -> Result<Role> {
+        Ok(match self.def.name() {
+            "Switch" | "RefSwitch" => Role::Switch,
+            "_SwitchN" => Role::SwitchN,
+            "Merge" | "RefMerge" => Role::Merge,
+            "Enter" | "RefEnter" => {
+                let parallel = self.attrs.int("parallel_iterations")?;
+                Role::Enter {
+                    frame: self.attrs.str("frame_name")?.into(),
+                    is_constant: self.attrs.bool("is_constant")?,
+                    parallel_iterations: u32::try_from(parallel).unwrap_or(if parallel > 0 { u32::MAX } else { 0 }),
+                }
+            }
+            "Exit" | "RefExit" => Role::Exit,
+            "NextIteration" | "RefNextIteration" => Role::NextIteration,
+            "LoopCond" => Role::LoopCond,
+            "ControlTrigger" => Role::ControlTrigger,
+            _ => Role::Ordinary,
+        })
+    }
+
     fn info(&self) -> NodeInfo {
         NodeInfo {
             name: self.name.clone(),
@@ -452,7 +474,7 @@ impl Ir {
                     .collect(),
                 control: node.control.iter().map(|c| number[*c]).collect(),
                 outputs: node.output_types.len(),
-                role: Role::Ordinary,
+                role: node.role()?,
             });
         }
         for f in &self.fetches {

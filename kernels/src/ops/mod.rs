@@ -1,6 +1,7 @@
 //! The operations, by family.
 
 pub mod array;
+pub mod flow;
 pub mod math;
 pub mod matrix;
 pub mod nn;

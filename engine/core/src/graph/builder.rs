@@ -234,7 +234,8 @@ impl OpBuilder {
         node.output_shapes = infer(&self.graph, &node, &self.back_edges)?;
 
         self.graph.write(|d| {
-            let wanted = self.name.as_deref().unwrap_or(def.name());
+            // TensorFlow's internal operations start with an underscore, names of nodes may not.
+            let wanted = self.name.as_deref().unwrap_or(def.name().trim_start_matches('_'));
             let name = if self.exact {
                 if d.by_name.contains_key(wanted) {
                     return Err(Error::already_exists(format!("there is a node {wanted:?} already")));
