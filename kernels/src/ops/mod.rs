@@ -8,4 +8,5 @@ pub mod nn;
 pub mod random;
 pub mod reduce;
 pub mod state;
+pub mod string;
 pub mod training;

@@ -231,8 +231,8 @@ impl Tensor {
     /// every element. Small ones are inline.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` if the shape overflows or the dtype has no dense layout; `RESOURCE_EXHAUSTED` if the
-    /// pool's budget refuses it.
+    /// `INVALID_ARGUMENT` if the element count overflows or the dtype has no dense layout; `RESOURCE_EXHAUSTED` if
+    /// the bytes do not fit the address space or the pool's budget refuses them.
     #[inline]
     pub fn alloc_in(pool: &Arc<Pool>, dtype: DType, shape: Shape) -> Result<Tensor> {
         if !dtype.is_plain() {
@@ -242,7 +242,7 @@ impl Tensor {
         let bytes = count
             .checked_mul(dtype.size())
             .filter(|b| *b <= isize::MAX as usize / 2)
-            .ok_or_else(|| Error::invalid(format!("a {dtype} tensor of shape {shape} overflows the address space")))?;
+            .ok_or_else(|| Error::exhausted(format!("a {dtype} tensor of shape {shape} overflows the address space")))?;
         if bytes <= INLINE_BYTES {
             return Ok(Tensor {
                 data: Data::Inline([0; 2]),
