@@ -1,6 +1,7 @@
 //! Building blocks of neural networks: activations, biases, losses, selections.
 
 pub mod bias;
+pub mod conv;
 pub mod cross_entropy;
 pub mod exponential_units;
 pub mod in_top_k;
@@ -11,3 +12,4 @@ pub mod rectifiers;
 mod rows;
 pub mod softmax;
 pub mod top_k;
+pub(crate) mod window;

@@ -1,0 +1,20 @@
+//! Convolutions and their gradients.
+//!
+//! - `geometry`: the extents of one convolution, checked
+//! - `patches`: what outputs see, written as the rows of a matrix
+//! - `convolve`: forward and with respect to the input, by matrix products over tiles of lines
+//! - `filter_grad`: with respect to the filter
+//! - `depthwise`: every channel by itself, without matrices
+//! - the other files define the operations
+
+pub mod conv2d;
+pub mod conv3d;
+mod convolve;
+pub mod depthwise;
+mod filter_grad;
+pub(crate) mod geometry;
+mod kernels;
+pub(crate) mod number;
+mod patches;
+#[cfg(test)]
+pub(crate) mod tests;
