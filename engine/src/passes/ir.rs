@@ -195,6 +195,12 @@ impl Ir {
     pub fn reduce(graph: &Graph, feeds: &[OutputRef], fetches: &[OutputRef], targets: &[NodeId]) -> Result<Ir> {
         let nodes = graph.nodes();
         let fed: HashMap<OutputRef, usize> = feeds.iter().enumerate().map(|(k, f)| (*f, k)).collect();
+        // What only waits for a placeholder waits for its feed, which is there from the start; any other fed node
+        // still runs for those that wait for its effects.
+        let waits = |c: &&NodeId| {
+            let placeholder = nodes.get(c.index()).is_some_and(|n| n.op_name() == "Placeholder");
+            !(placeholder && fed.contains_key(&OutputRef { node: **c, index: 0 }))
+        };
         let mut number: HashMap<NodeId, usize> = HashMap::new();
         let mut found: Vec<NodeId> = Vec::new();
         let mut visit = |id: NodeId, todo: &mut Vec<NodeId>| {
@@ -218,7 +224,7 @@ impl Ir {
             for r in n.inputs().iter().filter(|r| !fed.contains_key(r)) {
                 visit(r.node, &mut todo);
             }
-            for c in n.control_inputs() {
+            for c in n.control_inputs().iter().filter(waits) {
                 visit(*c, &mut todo);
             }
         }
@@ -238,7 +244,7 @@ impl Ir {
             let n = &nodes[id.index()];
             let mut node = IrNode::from_node(n);
             node.inputs = n.inputs().iter().map(source).collect();
-            node.control = n.control_inputs().iter().map(|c| number[c]).collect();
+            node.control = n.control_inputs().iter().filter(waits).map(|c| number[c]).collect();
             ir.nodes.push(Some(node));
         }
         for t in targets {

@@ -357,3 +357,17 @@ fn a_gradient_that_somebody_else_sees_is_stored() {
     let o = ops(&g, &[&x], &[], &[&step]);
     assert_eq!(count(&o, "_MatMulResourceApplyGradientDescent"), 1, "{o:?}");
 }
+
+#[test]
+fn waiting_for_a_fed_placeholder_is_no_wait() {
+    let g = Graph::new();
+    let p = placeholder(&g, "p", [2]);
+    let k = g.constant(1.0f32).unwrap();
+    let after = g.op("Identity").input(&k).control_input(&p.op()).output().unwrap();
+    assert_eq!(
+        run1(&g, &[(&p, Tensor::vector(&[0f32, 0.0]))], &after),
+        Tensor::scalar(1f32)
+    );
+    let e = session(&g, Passes::ALL).run(&[], &[&after]).unwrap_err();
+    assert_eq!(e.node(), Some("p"));
+}

@@ -14,8 +14,8 @@ const GAP: f64 = 18.0;
 const LAYER_GAP: f64 = 46.0;
 /// The height of a box.
 pub(super) const HEIGHT: f64 = 34.0;
-/// An edge that crosses more layers than this is drawn straight.
-const MAX_BENDS: usize = 24;
+/// Bends of all edges together; once they are used up, edges are drawn straight.
+const MAX_BENDS: usize = 100_000;
 /// Sweeps over all layers; more change little.
 const SWEEPS: usize = 8;
 
@@ -132,10 +132,12 @@ impl Net {
         for (v, l) in layer.iter().enumerate() {
             net.layers[*l].push(v);
         }
+        let mut left = MAX_BENDS;
         for (e, up) in p.edges.iter().zip(upwards) {
             let (from, to) = (layer[e.from], layer[e.to]);
             let mut bends = Vec::new();
-            if !up && to > from && to - from <= MAX_BENDS {
+            if !up && to > from && to - from <= left {
+                left -= to - from - 1;
                 let mut last = e.from;
                 for l in from + 1..to {
                     let b = net.width.len();

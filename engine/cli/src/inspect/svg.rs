@@ -8,7 +8,9 @@ use super::picture::Picture;
 /// Characters of a label that are drawn; the whole name is in the tooltip.
 const MAX_LABEL: usize = 26;
 /// The width of a character of the labels' fonts, on average.
-const CHARACTER: f64 = 6.4;
+const CHARACTER: f64 = 6.9;
+/// How far lines that close loops pass beside the boxes.
+const SIDE: f64 = 24.0;
 
 /// The text of an `.svg` file.
 pub(super) fn draw(p: &Picture) -> String {
@@ -37,7 +39,12 @@ pub(super) fn draw(p: &Picture) -> String {
          <defs><marker id=\"a\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"6\" markerHeight=\"6\" \
          orient=\"auto\"><path d=\"M0 0L8 4L0 8z\" fill=\"#667\"/></marker></defs>\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\" stroke=\"none\" style=\"stroke:none\"/>\n",
-        l.width, l.height
+        if l.upwards.contains(&true) {
+            l.width + SIDE
+        } else {
+            l.width
+        },
+        l.height
     );
     for (i, e) in p.edges.iter().enumerate() {
         let class = match (l.upwards[i], e.control) {
@@ -93,7 +100,7 @@ fn upwards(points: &[(f64, f64)], width: f64) -> String {
     let (Some(&(x0, y0)), Some(&(x1, y1))) = (points.first(), points.last()) else {
         return String::new();
     };
-    let side = x0.max(x1) + width / 2.0 + 24.0;
+    let side = x0.max(x1) + width / 2.0 + SIDE;
     format!(
         "M{x0:.1} {y0:.1}C{x0:.1} {:.1} {side:.1} {:.1} {side:.1} {:.1}S{x1:.1} {:.1} {x1:.1} {y1:.1}",
         y0 + 30.0,

@@ -1,0 +1,21 @@
+//! The bundled cases that TensorFlow has answered.
+
+use std::path::PathBuf;
+
+use crate::repo;
+
+/// The folders of `tests/data/oracle`, sorted; each holds a `graph.pb`, a `case.json` and arrays.
+///
+/// # Errors
+/// An I/O error of the listing.
+pub fn cases() -> std::io::Result<Vec<PathBuf>> {
+    let mut cases = Vec::new();
+    for entry in std::fs::read_dir(repo::root().join("tests/data/oracle"))? {
+        let path = entry?.path();
+        if path.join("case.json").is_file() {
+            cases.push(path);
+        }
+    }
+    cases.sort();
+    Ok(cases)
+}
