@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::sync::OnceLock;
 
 use actorflow::Operation;
 use actorflow::graphdef::decode::DecodeLimits;
@@ -13,12 +14,13 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use prost::Message;
 
-fn graphs() -> Vec<(String, Bytes)> {
+fn graphs() -> &'static [(String, Bytes)] {
+    static GRAPHS: OnceLock<Vec<(String, Bytes)>> = OnceLock::new();
     let read = |case: &std::path::PathBuf| {
         let name = case.file_name().unwrap().to_string_lossy().into_owned();
         (name, Bytes::from(fs::read(case.join("graph.pb")).unwrap()))
     };
-    oracle::cases().unwrap().iter().map(read).collect()
+    GRAPHS.get_or_init(|| oracle::cases().unwrap().iter().map(read).collect())
 }
 
 #[track_caller]
@@ -43,10 +45,10 @@ fn same_graph(name: &str, a: &ImportedGraph, b: &ImportedGraph) {
 #[test]
 fn every_bundled_graph_survives_export_and_import() {
     for (name, bytes) in graphs() {
-        let first = import_graph(bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let first = import_graph(bytes.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
         let written = export_graph(&first.graph).unwrap_or_else(|e| panic!("{name}: {e}"));
         let second = import_graph(written.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
-        same_graph(&name, &first, &second);
+        same_graph(name, &first, &second);
         assert_eq!(export_graph(&second.graph).unwrap(), written, "{name}");
         assert!(first.unknown_attrs.is_empty(), "{name}: {:?}", first.unknown_attrs);
     }
@@ -56,7 +58,7 @@ fn every_bundled_graph_survives_export_and_import() {
 fn the_order_of_the_nodes_in_the_file_does_not_matter() {
     for (name, bytes) in graphs() {
         let straight = import_graph(bytes.clone()).unwrap();
-        let mut def = GraphDef::decode(bytes).unwrap();
+        let mut def = GraphDef::decode(bytes.clone()).unwrap();
         def.node.reverse();
         let reversed = import_graph(def.encode_to_vec()).unwrap_or_else(|e| panic!("{name}: {e}"));
         for op in &straight.operations {
@@ -221,7 +223,7 @@ fn edit(def: &mut GraphDef, change: &Change, ops: &[&str]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn broken_bytes_are_errors_and_never_panics(

@@ -10,6 +10,7 @@ mod worker;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -18,6 +19,7 @@ use crate::failure::Failure;
 use crate::glob::matches_any;
 pub use case::{Settings, run_case};
 pub use compare::compare;
+use pool::Pool;
 pub use worker::{WorkerArgs, worker};
 
 /// Check the engine against cases that TensorFlow has answered.
@@ -61,6 +63,20 @@ impl CaseOptions {
         Duration::from_secs(self.timeout.max(1))
     }
 
+    /// The child process that runs cases this way.
+    fn command(&self) -> std::io::Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg("conformance-worker")
+            .args(["--threads", &self.threads.to_string()])
+            .args(["--timeout", &self.timeout.to_string()])
+            .env("RUST_BACKTRACE", "0");
+        if self.no_passes {
+            command.arg("--no-passes");
+        }
+        Ok(command)
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             threads: self.threads.max(1),
@@ -100,7 +116,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let cases = find(&args.dir, &args.filter)?;
     let mut out = std::io::stdout().lock();
     let mut broken = Ok(());
-    let outcomes = pool::run(&cases, &args.options, args.jobs.max(1), |outcome| {
+    let command = || args.options.command();
+    let pool = Pool {
+        command: &command,
+        jobs: args.jobs.max(1),
+        limit: args.options.limit(),
+    };
+    let outcomes = pool::run(&cases, &pool, |outcome| {
         if let Some(reason) = &outcome.reason {
             let line = writeln!(out, "FAIL {}: {reason}", outcome.name).and_then(|()| out.flush());
             if broken.is_ok() {

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::worker::{Answer, MARK, Request};
-use super::{CaseOptions, Outcome, name};
+use super::{Outcome, name};
 use crate::failure::{Failure, one_line};
 
 /// A child runs this many cases at most, so that what one leaves behind cannot add up.
@@ -18,29 +18,34 @@ const CASES_PER_CHILD: usize = 64;
 /// Lines of a child's stderr that are kept to explain its death.
 const KEPT_LINES: usize = 40;
 
-/// Runs `cases`, `jobs` at a time; `seen` gets every outcome in the order of `cases`.
+/// How cases are given to child processes.
+pub(super) struct Pool<'a> {
+    /// The command of a child, which speaks as [`super::worker`] does.
+    pub(super) command: &'a (dyn Fn() -> std::io::Result<Command> + Sync),
+    /// How many children there are at a time.
+    pub(super) jobs: usize,
+    /// A case that takes longer fails.
+    pub(super) limit: Duration,
+}
+
+/// Runs `cases`; `seen` gets every outcome in the order of `cases`.
 ///
 /// # Errors
 /// If no child process can be started or there is no room for scratch folders.
-pub(super) fn run(
-    cases: &[PathBuf],
-    options: &CaseOptions,
-    jobs: usize,
-    mut seen: impl FnMut(&Outcome),
-) -> Result<Vec<Outcome>, Failure> {
+pub(super) fn run(cases: &[PathBuf], pool: &Pool<'_>, mut seen: impl FnMut(&Outcome)) -> Result<Vec<Outcome>, Failure> {
     let scratch = Scratch::new()?;
     let next = AtomicUsize::new(0);
     let (send, results) = mpsc::channel();
     let mut outcomes: Vec<Option<Outcome>> = vec![None; cases.len()];
     std::thread::scope(|scope| {
-        for _ in 0..jobs.min(cases.len()) {
+        for _ in 0..pool.jobs.min(cases.len()) {
             let (send, next, scratch) = (send.clone(), &next, &scratch);
             scope.spawn(move || {
                 let mut child: Option<Worker> = None;
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(case) = cases.get(i) else { break };
-                    let outcome = one(&mut child, case, &scratch.0.join(i.to_string()), options);
+                    let outcome = one(&mut child, case, &scratch.0.join(i.to_string()), pool);
                     if send.send((i, outcome)).is_err() {
                         break;
                     }
@@ -70,18 +75,18 @@ pub(super) fn run(
 }
 
 /// Runs one case in `child`, or in a new one.
-fn one(child: &mut Option<Worker>, case: &Path, scratch: &Path, options: &CaseOptions) -> Result<Outcome, Failure> {
+fn one(child: &mut Option<Worker>, case: &Path, scratch: &Path, pool: &Pool<'_>) -> Result<Outcome, Failure> {
     std::fs::create_dir_all(scratch)?;
     let mut worker = match child.take() {
         Some(w) => w,
-        None => Worker::start(options)?,
+        None => Worker::start((pool.command)()?)?,
     };
     let start = Instant::now();
     let request = Request {
         dir: case.to_owned(),
         scratch: scratch.to_owned(),
     };
-    let answer = worker.ask(&request, options.limit())?;
+    let answer = worker.ask(&request, pool.limit)?;
     let (reason, seconds) = match answer {
         Some(a) => {
             worker.cases += 1;
@@ -92,7 +97,7 @@ fn one(child: &mut Option<Worker>, case: &Path, scratch: &Path, options: &CaseOp
         }
         None => {
             let seconds = start.elapsed();
-            let reason = worker.epitaph(seconds, options.limit());
+            let reason = worker.epitaph(seconds, pool.limit);
             (Some(reason), seconds.as_secs_f64())
         }
     };
@@ -115,19 +120,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(options: &CaseOptions) -> Result<Worker, Failure> {
-        let mut command = Command::new(std::env::current_exe()?);
+    fn start(mut command: Command) -> Result<Worker, Failure> {
         command
-            .arg("conformance-worker")
-            .args(["--threads", &options.threads.to_string()])
-            .args(["--timeout", &options.timeout.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .env("RUST_BACKTRACE", "0");
-        if options.no_passes {
-            command.arg("--no-passes");
-        }
+            .stderr(Stdio::piped());
         let mut process = command
             .spawn()
             .map_err(|e| Failure::Failed(format!("cannot start a child process: {e}")))?;
@@ -245,5 +242,78 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed is left to whoever cleans the folder of temporary files.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// A child that passes every case but those that are called `fail`, `die` and `hang`.
+    const CHILD: &str = r#"
+        while read -r line; do
+            case "$line" in
+                *'/fail"'*) printf 'noise \001case-answer {"reason":"it is wrong","seconds":0.5,"last":false}\n' ;;
+                *'/die"'*) echo "thread 'main' panicked at x.rs:1:" >&2; echo "no more" >&2; kill -9 $$ ;;
+                *'/hang"'*) sleep 60 ;;
+                *'/last"'*) printf '\001case-answer {"reason":"panicked","seconds":0,"last":true}\n'; exit ;;
+                *) echo noise; printf '\001case-answer {"reason":null,"seconds":0,"last":false}\n' ;;
+            esac
+        done"#;
+
+    fn outcomes(names: &[&str], jobs: usize, limit: Duration) -> Vec<(String, Option<String>)> {
+        let command = || {
+            let mut c = Command::new("sh");
+            c.args(["-c", CHILD]);
+            Ok(c)
+        };
+        let cases: Vec<PathBuf> = names.iter().map(|n| Path::new("/cases").join(n)).collect();
+        let pool = Pool {
+            command: &command,
+            jobs,
+            limit,
+        };
+        let mut seen = Vec::new();
+        let all = run(&cases, &pool, |o| seen.push(o.name.clone())).unwrap();
+        assert_eq!(seen, names, "outcomes are seen in order");
+        all.into_iter().map(|o| (o.name, o.reason)).collect()
+    }
+
+    #[test]
+    fn failures_and_deaths_stay_with_their_case() {
+        let long = Duration::from_secs(60);
+        let got = outcomes(&["a", "die", "b", "fail", "c", "last", "d"], 1, long);
+        let reasons: Vec<Option<&str>> = got.iter().map(|(_, r)| r.as_deref()).collect();
+        assert_eq!(reasons[..1], [None]);
+        let death = reasons[1].unwrap();
+        for part in ["signal: 9", "panicked at x.rs:1: no more"] {
+            assert!(death.contains(part), "{death}");
+        }
+        assert_eq!(reasons[2..], [None, Some("it is wrong"), None, Some("panicked"), None]);
+        let many: Vec<String> = (0..200).map(|i| format!("case{i}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(outcomes(&many, 3, long).iter().all(|o| o.1.is_none()));
+    }
+
+    #[test]
+    fn a_hanging_case_is_ended() {
+        let got = outcomes(&["hang", "a"], 1, Duration::from_secs(1));
+        assert_eq!(
+            got[0].1.as_deref(),
+            Some("no answer after 1 s: it hangs or is much too slow")
+        );
+        assert_eq!(got[1].1, None);
+    }
+
+    #[test]
+    fn without_children_there_is_an_error() {
+        let command = || Ok(Command::new("/no/such/program"));
+        let pool = Pool {
+            command: &command,
+            jobs: 2,
+            limit: Duration::from_secs(1),
+        };
+        let cases = vec![PathBuf::from("/cases/a"), PathBuf::from("/cases/b")];
+        assert!(matches!(run(&cases, &pool, |_| ()), Err(Failure::Failed(_))));
     }
 }

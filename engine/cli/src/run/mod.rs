@@ -194,7 +194,7 @@ fn unknown(graph: &Graph, name: &str, e: &actorflow::Error) -> Failure {
         .iter()
         .filter(|n| {
             let n = n.name().to_ascii_lowercase();
-            n != asked && !asked.is_empty() && (n.contains(&asked) || asked.contains(&n))
+            !asked.is_empty() && (n.contains(&asked) || asked.contains(&n))
         })
         .map(|n| n.name().to_owned())
         .take(3)
