@@ -18,20 +18,24 @@ struct Folder(TempDir);
 impl Folder {
     fn new() -> Folder {
         let g = Graph::new();
-        let x = g.placeholder("x", DType::F32, PartialShape::vector(None)).unwrap();
-        let v = g.variable("v", Tensor::scalar(10f32)).unwrap();
-        let square = x.times(&x).unwrap();
+        let x = g
+            .placeholder("x", DType::F32, PartialShape::vector(None))
+            .expect("a graph in a folder");
+        let v = g.variable("v", Tensor::scalar(10f32)).expect("a graph in a folder");
+        let square = x.times(&x).expect("a graph in a folder");
         let y = g
             .op("AddV2")
             .input(&square)
             .input(v.value())
             .name("y")
             .finish()
-            .unwrap();
+            .expect("a graph in a folder");
         assert_eq!(y.name(), "y");
-        g.group("init", &[v.initializer().clone()]).unwrap();
-        let folder = Folder(tempfile::tempdir().unwrap());
-        fs::write(folder.path("graph.pb"), export_graph(&g).unwrap()).unwrap();
+        g.group("init", &[v.initializer().clone()])
+            .expect("a graph in a folder");
+        let folder = Folder(tempfile::tempdir().expect("a graph in a folder"));
+        fs::write(folder.path("graph.pb"), export_graph(&g).expect("a graph in a folder"))
+            .expect("a graph in a folder");
         folder
     }
 
@@ -42,7 +46,7 @@ impl Folder {
     /// Runs `actorflow run graph.pb` with more arguments.
     fn run(&self, args: &[&str]) -> Ran {
         let graph = self.path("graph.pb");
-        run(["run", graph.to_str().unwrap()].iter().chain(args))
+        run(["run", graph.to_str().expect("a path that is text")].iter().chain(args))
     }
 }
 
@@ -173,12 +177,16 @@ fn ops_lists_what_the_engine_has() {
         .map(|r| r["name"].as_str().unwrap())
         .collect();
     assert_eq!(names, ["Const", "MatMul"]);
-    assert_eq!(rows[0]["differentiable"], false);
+    assert_eq!(
+        (&rows[0]["differentiable"], &rows[1]["differentiable"]),
+        (&false.into(), &true.into())
+    );
     assert_eq!(rows[1]["category"], "matrix");
-    let allowed = &rows[0]["attributes"];
-    assert!(
-        allowed.as_array().unwrap().iter().any(|a| a["name"] == "output_type"),
-        "{allowed}"
+    let attributes = rows[1]["attributes"].as_array().unwrap();
+    let transpose = attributes.iter().find(|a| a["name"] == "transpose_a").unwrap();
+    assert_eq!(
+        (&transpose["type"], &transpose["default"]),
+        (&"bool".into(), &false.into())
     );
 }
 
@@ -209,20 +217,26 @@ fn inspect_says_what_is_in_a_graph_and_draws_it() {
 
 /// Copies the bundled cases `names` into a new folder.
 fn copy_cases(names: &[&str]) -> TempDir {
-    let to = tempfile::tempdir().unwrap();
+    let to = tempfile::tempdir().expect("a copy of the case");
     for name in names {
         let from = repo::root().join("tests/data/oracle").join(name);
-        fs::create_dir(to.path().join(name)).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let file = entry.unwrap().path();
-            fs::copy(&file, to.path().join(name).join(file.file_name().unwrap())).unwrap();
+        fs::create_dir(to.path().join(name)).expect("a copy of the case");
+        for entry in fs::read_dir(from).expect("a copy of the case") {
+            let file = entry.expect("a copy of the case").path();
+            fs::copy(
+                &file,
+                to.path().join(name).join(file.file_name().expect("a copy of the case")),
+            )
+            .expect("a copy of the case");
         }
     }
     to
 }
 
 fn conformance(dir: &Path, args: &[&str]) -> Ran {
-    run(["conformance", dir.to_str().unwrap()].iter().chain(args))
+    run(["conformance", dir.to_str().expect("a copy of the case")]
+        .iter()
+        .chain(args))
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn all_pass(threads: usize, passes: bool) {
         timeout: Duration::from_secs(60),
     };
     let failures: Vec<String> = oracle::cases()
-        .unwrap()
+        .expect("the cases can be listed")
         .iter()
         .filter_map(|case| {
             let reason = run_case(case, &settings).err()?;

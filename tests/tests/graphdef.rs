@@ -223,7 +223,7 @@ fn edit(def: &mut GraphDef, change: &Change, ops: &[&str]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn broken_bytes_are_errors_and_never_panics(

@@ -88,10 +88,12 @@ fn dtypes(op: &OpDef) -> Vec<DType> {
     found
 }
 
+type Test = fn(DType) -> bool;
+
 /// A short name of a set of dtypes, or the dtypes themselves.
 fn group(dtypes: &[DType]) -> String {
-    let is = |f: fn(DType) -> bool| DType::ALL.into_iter().filter(|d| f(*d)).eq(dtypes.iter().copied());
-    let groups: [(fn(DType) -> bool, &str); 7] = [
+    let is = |f: Test| DType::ALL.into_iter().filter(|d| f(*d)).eq(dtypes.iter().copied());
+    let groups: [(Test, &str); 7] = [
         (|_| true, "any"),
         (DType::is_plain, "numbers, bool"),
         (DType::is_number, "numbers"),

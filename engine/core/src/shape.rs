@@ -280,8 +280,11 @@ impl PartialShape {
         PartialShape(Some(dims.into()))
     }
 
-    /// `rank` unknown dimensions.
+    /// `rank` unknown dimensions; nothing known for a rank above [`MAX_RANK`], which no tensor has.
     pub fn of_rank(rank: usize) -> Self {
+        if rank > MAX_RANK {
+            return PartialShape::UNKNOWN;
+        }
         PartialShape(Some(vec![None; rank]))
     }
 
@@ -407,6 +410,7 @@ impl PartialShape {
     /// `INVALID_ARGUMENT` naming the shape and the rank it must have.
     pub fn with_rank(&self, rank: usize) -> Result<PartialShape> {
         match &self.0 {
+            None if rank > MAX_RANK => Err(Error::invalid(format!("rank {rank} exceeds the limit of {MAX_RANK}"))),
             None => Ok(PartialShape::of_rank(rank)),
             Some(d) if d.len() == rank => Ok(self.clone()),
             Some(_) => Err(Error::invalid(format!("shape {self} must have rank {rank}"))),
@@ -514,6 +518,13 @@ impl fmt::Debug for PartialShape {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rank_that_no_tensor_has_costs_nothing() {
+        assert_eq!(PartialShape::of_rank(usize::MAX), PartialShape::UNKNOWN);
+        assert!(PartialShape::UNKNOWN.with_rank(usize::MAX).is_err());
+        assert_eq!(PartialShape::UNKNOWN.with_rank(2).unwrap().rank(), Some(2));
+    }
 
     #[test]
     fn broadcasting_follows_numpy() {
