@@ -1,14 +1,16 @@
 //! The `actorflow` command as people and scripts use it: exit codes, error lines, results.
 #![forbid(unsafe_code)]
 
+mod command;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use actorflow::graphdef::export_graph;
 use actorflow::npy::{read_npy_file, write_npy_file};
 use actorflow::{DType, Graph, GraphVariables, PartialShape, Tensor};
-use actorflow_tests::binary::{Ran, run};
 use actorflow_tests::repo;
+use command::{Ran, run};
 use serde_json::Value;
 use tempfile::TempDir;
 

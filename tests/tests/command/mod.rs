@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 ///
 /// # Panics
 /// If it cannot be built: no test that needs it can go on.
-pub fn actorflow() -> &'static PathBuf {
+pub(crate) fn actorflow() -> &'static PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| build().unwrap_or_else(|e| panic!("the actorflow command cannot be built: {e}")))
 }
@@ -25,7 +25,7 @@ fn build() -> Result<PathBuf, String> {
     let profile = if folder == "debug" { "dev" } else { folder };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .current_dir(crate::repo::root())
+        .current_dir(actorflow_tests::repo::root())
         .args(["build", "--locked", "--offline", "--profile", profile])
         .args([
             "--package",
@@ -49,20 +49,20 @@ fn build() -> Result<PathBuf, String> {
 
 /// What the command printed and how it ended.
 #[derive(Debug)]
-pub struct Ran {
+pub(crate) struct Ran {
     /// The exit code; -1 if a signal ended it.
-    pub code: i32,
+    pub(crate) code: i32,
     /// Standard output.
-    pub stdout: String,
+    pub(crate) stdout: String,
     /// Standard error.
-    pub stderr: String,
+    pub(crate) stderr: String,
 }
 
 /// Runs the command to its end.
 ///
 /// # Panics
 /// If it cannot be started.
-pub fn run<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(args: I) -> Ran {
+pub(crate) fn run<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(args: I) -> Ran {
     let output: Output = Command::new(actorflow())
         .args(args)
         .output()
