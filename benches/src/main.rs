@@ -14,6 +14,7 @@ mod report;
 
 use std::process::ExitCode;
 
+use actorflow::Passes;
 use clap::{Parser, Subcommand};
 
 /// Measures Actorflow.
@@ -40,6 +41,10 @@ struct Cli {
     /// Only benchmarks whose name contains this.
     #[arg(long, global = true, default_value = "")]
     only: String,
+    /// The passes that rewrite graphs: all, none, or names with commas between them. (The dispatch subject measures
+    /// graphs as they are.)
+    #[arg(long, global = true, default_value = "all")]
+    passes: Passes,
 }
 
 #[derive(Subcommand)]
@@ -63,6 +68,7 @@ fn main() -> ExitCode {
             samples: cli.samples.max(1),
             window: cli.window.max(0.001),
             threads: t.max(1),
+            passes: cli.passes,
         };
         // A thread of its own is bound, not the main one, whose mask tells the workers which cores there are.
         let done = std::thread::scope(|scope| {

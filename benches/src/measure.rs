@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use actorflow::{Result, SessionOptions};
+use actorflow::{Passes, Result, SessionOptions};
 
 /// How to measure.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,8 @@ pub(crate) struct Settings {
     pub(crate) window: f64,
     /// Threads that may compute at once.
     pub(crate) threads: usize,
+    /// The passes of sessions.
+    pub(crate) passes: Passes,
 }
 
 impl Settings {
@@ -30,6 +32,7 @@ impl Settings {
     pub(crate) fn session(&self) -> SessionOptions {
         SessionOptions {
             pin: self.threads > 1,
+            passes: self.passes,
             ..SessionOptions::with_threads(self.threads)
         }
     }

@@ -13,86 +13,78 @@ mod same;
 #[cfg(test)]
 mod tests;
 
+use std::str::FromStr;
 use std::sync::Arc;
 
-use actorflow_core::error::Result;
+use actorflow_core::error::{Error, Result};
 use actorflow_core::resource::ResourceManager;
 
-/// Which passes run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Passes {
-    /// Computes what depends on constants only, once.
-    pub constant_folding: bool,
-    /// Goes around identities and changes of shape that change nothing.
-    pub bypass: bool,
-    /// Computes equal things once.
-    pub common_subexpressions: bool,
-    /// Runs a product of matrices with the bias and the `Relu` that follow as one node.
-    pub product_fusion: bool,
-    /// Adds a gradient that is a product of matrices to its variable without storing it.
-    pub descent_fusion: bool,
+/// Declares the passes: what each does, and its name.
+macro_rules! passes {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
+        /// Which passes run.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub struct Passes {
+            $($(#[$doc])* pub $name: bool,)*
+        }
+
+        impl Passes {
+            /// All passes.
+            pub const ALL: Passes = Passes { $($name: true,)* };
+            /// No pass: every node of the graph runs as it is (unneeded ones are still pruned).
+            pub const NONE: Passes = Passes { $($name: false,)* };
+            /// Each pass alone, with its name.
+            pub const EACH: &[(&str, Passes)] = &[
+                $((stringify!($name), Passes { $name: true, ..Passes::NONE }),)*
+            ];
+
+            /// These and those.
+            pub const fn and(self, other: Passes) -> Passes {
+                Passes { $($name: self.$name || other.$name,)* }
+            }
+        }
+    };
 }
 
-impl Passes {
-    /// All passes.
-    pub const ALL: Passes = Passes {
-        constant_folding: true,
-        bypass: true,
-        common_subexpressions: true,
-        product_fusion: true,
-        descent_fusion: true,
-    };
-    /// No pass: every node of the graph runs as it is (unneeded ones are still pruned).
-    pub const NONE: Passes = Passes {
-        constant_folding: false,
-        bypass: false,
-        common_subexpressions: false,
-        product_fusion: false,
-        descent_fusion: false,
-    };
-    /// Each pass alone, with its name.
-    pub const EACH: &[(&str, Passes)] = &[
-        (
-            "constant_folding",
-            Passes {
-                constant_folding: true,
-                ..Passes::NONE
-            },
-        ),
-        (
-            "bypass",
-            Passes {
-                bypass: true,
-                ..Passes::NONE
-            },
-        ),
-        (
-            "common_subexpressions",
-            Passes {
-                common_subexpressions: true,
-                ..Passes::NONE
-            },
-        ),
-        (
-            "product_fusion",
-            Passes {
-                product_fusion: true,
-                ..Passes::NONE
-            },
-        ),
-        (
-            "descent_fusion",
-            Passes {
-                descent_fusion: true,
-                ..Passes::NONE
-            },
-        ),
-    ];
+passes! {
+    /// Computes what depends on constants only, once.
+    constant_folding;
+    /// Goes around identities and changes of shape that change nothing.
+    bypass;
+    /// Computes equal things once.
+    common_subexpressions;
+    /// Runs a product of matrices with the bias and the `Relu` that follow as one node.
+    product_fusion;
+    /// Adds a gradient that is a product of matrices to its variable without storing it.
+    descent_fusion;
 }
 
 impl Default for Passes {
     fn default() -> Self {
         Passes::ALL
+    }
+}
+
+/// `all`, `none`, or the names of some passes with commas between them.
+impl FromStr for Passes {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Passes> {
+        match s {
+            "all" => return Ok(Passes::ALL),
+            "none" => return Ok(Passes::NONE),
+            _ => {}
+        }
+        s.split(',').try_fold(Passes::NONE, |sum, name| {
+            let found = Passes::EACH.iter().find(|(n, _)| *n == name);
+            found.map(|(_, p)| sum.and(*p)).ok_or_else(|| {
+                let names: Vec<&str> = Passes::EACH.iter().map(|(n, _)| *n).collect();
+                Error::invalid(format!(
+                    "there is no pass {name:?}; the passes are {}, or all, or none",
+                    names.join(", ")
+                ))
+            })
+        })
     }
 }
 

@@ -371,3 +371,15 @@ fn waiting_for_a_fed_placeholder_is_no_wait() {
     let e = session(&g, Passes::ALL).run(&[], &[&after]).unwrap_err();
     assert_eq!(e.node(), Some("p"));
 }
+
+#[test]
+fn passes_are_known_by_name() {
+    assert_eq!("all".parse::<Passes>().unwrap(), Passes::ALL);
+    assert_eq!("none".parse::<Passes>().unwrap(), Passes::NONE);
+    let two: Passes = "bypass,constant_folding".parse().unwrap();
+    assert!(two.bypass && two.constant_folding && !two.common_subexpressions);
+    let e = "folding".parse::<Passes>().unwrap_err();
+    assert!(e.message().contains("constant_folding"), "{e}");
+    let every = Passes::EACH.iter().fold(Passes::NONE, |sum, p| sum.and(p.1));
+    assert_eq!(every, Passes::ALL);
+}
