@@ -46,13 +46,16 @@ pub struct NodeInfo {
     pub op: &'static str,
     /// The source line that built it, if known.
     pub location: Option<&'static Location<'static>>,
+    /// The nodes of the graph that this one does the work of, if a pass has put several together.
+    pub parts: Arc<[NodeInfo]>,
 }
 
 impl NodeInfo {
     /// Adds to an error what is known of this node.
     pub fn blame(&self, e: Error) -> Error {
         let e = e.at_node(&self.name, self.op);
-        match self.location {
+        let part = self.parts.iter().find(|p| e.node() == Some(&p.name));
+        match part.map_or(self.location, |p| p.location) {
             Some(l) => e.built_at(l),
             None => e,
         }

@@ -40,6 +40,8 @@ pub struct IrNode {
     pub output_shapes: Vec<PartialShape>,
     /// The source line that built it.
     pub location: Option<&'static Location<'static>>,
+    /// The nodes that a pass has fused into this one.
+    pub parts: Arc<[NodeInfo]>,
     /// The run asks for this very node to finish.
     pub target: bool,
     /// It is a target, or another node waits for it: it must not go away. [`Ir::sweep`] keeps this up to date.
@@ -95,6 +97,7 @@ impl IrNode {
             output_refs: (0..n.num_outputs()).map(|i| n.output_is_ref(i)).collect(),
             output_shapes: (0..n.num_outputs()).map(|i| n.output_shape(i).clone()).collect(),
             location: n.location(),
+            parts: Arc::default(),
             target: false,
             pinned: false,
         }
@@ -144,11 +147,13 @@ impl IrNode {
         })
     }
 
-    fn info(&self) -> NodeInfo {
+    /// What messages say about this node.
+    pub fn info(&self) -> NodeInfo {
         NodeInfo {
             name: self.name.clone(),
             op: self.def.name(),
             location: self.location,
+            parts: self.parts.clone(),
         }
     }
 }
@@ -166,8 +171,7 @@ pub struct Ir {
 
 #[derive(Clone, Default)]
 struct Use {
-    times: usize,
-    last: usize,
+    by: Vec<usize>,
     fetched: bool,
 }
 
@@ -177,7 +181,16 @@ pub struct Users(Vec<Use>);
 impl Users {
     /// The node that has the only data edge from node `i`, if `i` is not fetched.
     pub fn only_data_user(&self, i: usize) -> Option<usize> {
-        self.0.get(i).filter(|u| u.times == 1 && !u.fetched).map(|u| u.last)
+        match self.0.get(i) {
+            Some(Use { by, fetched: false }) if by.len() == 1 => by.first().copied(),
+            _ => None,
+        }
+    }
+
+    /// Whether all data edges from node `i` go to these nodes, and it is not fetched.
+    pub fn all_among(&self, i: usize, nodes: &[usize]) -> bool {
+        let inside = |u: &Use| !u.fetched && u.by.iter().all(|j| nodes.contains(j));
+        self.0.get(i).is_some_and(inside)
     }
 
     /// The same, if moreover nobody waits for node `i` and it is no target: nobody but that user would notice if it
@@ -286,8 +299,7 @@ impl Ir {
         for (i, n) in self.nodes.iter().enumerate() {
             for s in n.iter().flat_map(|n| &n.inputs) {
                 if let Source::Node { node, .. } = *s {
-                    users.0[node].times += 1;
-                    users.0[node].last = i;
+                    users.0[node].by.push(i);
                 }
             }
         }

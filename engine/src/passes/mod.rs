@@ -7,6 +7,7 @@ mod bypass;
 mod cse;
 mod fold;
 mod fuse_descent;
+mod fuse_elementwise;
 mod fuse_matmul;
 pub mod ir;
 mod same;
@@ -57,6 +58,8 @@ passes! {
     product_fusion;
     /// Adds a gradient that is a product of matrices to its variable without storing it.
     descent_fusion;
+    /// Runs chains and trees of element-wise operations as one node.
+    elementwise_fusion;
 }
 
 impl Default for Passes {
@@ -116,6 +119,9 @@ pub fn run(ir: &mut ir::Ir, passes: Passes, resources: &Arc<ResourceManager>) ->
     }
     if passes.descent_fusion {
         fuse_descent::run(ir)?;
+    }
+    if passes.elementwise_fusion {
+        fuse_elementwise::run(ir)?;
     }
     Ok(())
 }

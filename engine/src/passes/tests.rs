@@ -383,3 +383,87 @@ fn passes_are_known_by_name() {
     let every = Passes::EACH.iter().fold(Passes::NONE, |sum, p| sum.and(p.1));
     assert_eq!(every, Passes::ALL);
 }
+
+#[test]
+fn element_wise_operations_become_one() {
+    let g = Graph::new();
+    let x = placeholder(&g, "x", [None, Some(4)]);
+    let i = x.identity().unwrap();
+    let two = g.constant(2f32).unwrap();
+    // A tree with a diamond in it.
+    let e = i.times(&two).unwrap().exp().unwrap();
+    let y = (&e.plus(&i).unwrap() / e.sqrt().unwrap()).unwrap();
+    assert_eq!(ops(&g, &[&x], &[&y], &[]), ["Const", "_FusedElementwise"]);
+    // What somebody else uses stays by itself.
+    let o = ops(&g, &[&x], &[&y, &e], &[]);
+    assert_eq!(count(&o, "_FusedElementwise"), 2, "{o:?}");
+    let z = y.sum(&[0], false).unwrap();
+    let o = ops(&g, &[&x], &[&z], &[]);
+    assert_eq!(o, ["Const", "Const", "Sum", "_FusedElementwise"]);
+    let value = Tensor::from([[1f32, 2., -1., 0.5]]);
+    run1(&g, &[(&x, value)], &z);
+}
+
+#[test]
+fn what_is_computed_once_is_not_computed_for_each_element() {
+    let g = Graph::new();
+    let x = placeholder(&g, "x", [8, 4]).identity().unwrap();
+    let row = placeholder(&g, "row", [4]);
+    let y = x.plus(&row.exp().unwrap()).unwrap().tanh().unwrap();
+    let x = g.output("x:0").unwrap();
+    assert_eq!(ops(&g, &[&x, &row], &[&y], &[]), ["Exp", "_FusedElementwise"]);
+}
+
+#[test]
+fn a_fused_node_fails_as_its_parts_do() {
+    let g = Graph::new();
+    let x = placeholder(&g, "x", PartialShape::UNKNOWN).identity().unwrap();
+    let y = placeholder(&g, "y", PartialShape::UNKNOWN).identity().unwrap();
+    let sum = x.exp().unwrap().plus(&y).unwrap();
+    let line = line!() - 1;
+    let z = sum.tanh().unwrap();
+    let (x, y) = (g.output("x:0").unwrap(), g.output("y:0").unwrap());
+    assert_eq!(ops(&g, &[&x, &y], &[&z], &[]), ["_FusedElementwise"]);
+    let feeds = [(&x, Tensor::from([1f32, 2.])), (&y, Tensor::from([1f32, 2., 3.]))];
+    let e = session(&g, Passes::ALL).run(&feeds, &[&z]).unwrap_err();
+    let want = session(&g, Passes::NONE).run(&feeds, &[&z]).unwrap_err();
+    assert_eq!(e.node(), Some(&*sum.op().name()));
+    assert_eq!(e.to_string(), want.to_string());
+    assert!(e.to_string().contains(&format!(":{line}")), "{e}");
+    let feeds = [(&x, Tensor::from([[1f32], [2.]])), (&y, Tensor::from([1f32, 2., 3.]))];
+    run1(&g, &feeds, &z);
+}
+
+#[test]
+fn sums_of_many_and_biases_take_part() {
+    let g = Graph::new();
+    let ps: Vec<Output> = (0..4).map(|i| placeholder(&g, &format!("p{i}"), [2, 3])).collect();
+    let b = placeholder(&g, "b", [3]);
+    let y = g.add_n(&ps).unwrap().bias_add(&b).unwrap().square().unwrap();
+    let mut feeds: Vec<&Output> = ps.iter().collect();
+    feeds.push(&b);
+    assert_eq!(ops(&g, &feeds, &[&y], &[]), ["_FusedElementwise"]);
+    let mut values: Vec<(&Output, Tensor)> = ps
+        .iter()
+        .enumerate()
+        .map(|(i, p)| (p, Tensor::full([2, 3], i as f32 + 0.1).unwrap()))
+        .collect();
+    values.push((&b, Tensor::from([1f32, 2., 3.])));
+    run1(&g, &values, &y);
+}
+
+#[test]
+fn whoever_is_waited_for_is_not_hidden() {
+    let g = Graph::new();
+    let x = placeholder(&g, "x", [2]);
+    let a = x.exp().unwrap();
+    let y = a.sqrt().unwrap();
+    let v = g.variable("v", 0f32).unwrap();
+    let add = {
+        let _after = g.control_dependencies(&[a.op()]);
+        v.assign_add(&g.constant(1f32).unwrap()).unwrap()
+    };
+    let o = ops(&g, &[&x], &[&y], &[&add]);
+    assert!(o.contains(&"Exp") && o.contains(&"Sqrt"), "{o:?}");
+    assert_eq!(ops(&g, &[&x], &[&y], &[&a.op()]), ["Exp", "Sqrt"]);
+}

@@ -6,12 +6,13 @@
 //! * a place in fused chains: [`block_fn`].
 //!
 //! `loops` forgets the element types, `plan` says how operands broadcast, `run` runs a loop over tensors, `split` over
-//! the workers, `block` over blocks of a chain.
+//! the workers, `block` over blocks of a chain, `program` whole chains and trees.
 
 mod block;
 mod half;
 mod loops;
 mod plan;
+mod program;
 mod run;
 mod select;
 mod split;
@@ -21,6 +22,7 @@ mod tests;
 
 pub use block::{Block, BlockFn, block_fn};
 pub use loops::{Loop1, Loop2, SliceFn};
+pub use program::{Meeting, Operand, Program, Step};
 pub use run::{chain, chain1, fold, map1, map2};
 pub use select::select;
 pub use split::ranges;

@@ -16,6 +16,7 @@ pub mod divide;
 pub mod erf;
 pub mod exp;
 pub mod extrema;
+pub mod fused;
 pub mod gamma;
 pub mod histogram;
 pub mod hyperbolic;

@@ -1,6 +1,7 @@
 //! `Elu`, `Selu`, `Softplus`, `Softsign` and their gradients.
 #![forbid(unsafe_code)]
 
+use actorflow_core::dtype::DType;
 use actorflow_core::error::Result;
 use actorflow_core::gradient::{Grad, GradContext};
 use actorflow_core::op::{Category, OpDef, Sampler};
@@ -9,6 +10,7 @@ use half::{bf16, f16};
 
 use super::map::{binary, unary};
 use super::rows::{Float, Real};
+use crate::elementwise::{Loop1, Loop2, Loops, functions};
 use crate::math::madd::{Baseline, Madd};
 use crate::math::simd::{Fn1, Fn2, Plain, Wide};
 use crate::shapes;
@@ -78,6 +80,41 @@ unit_grads! {
         g / (d * d)
     };
 }
+
+/// The places of these functions in fused chains; their own kernels are below.
+macro_rules! loops {
+    ($($fn:ident $kind:ident $name:ident;)*) => {
+        $(fn $fn(d: DType) -> Option<Loops> {
+            match d {
+                DType::F32 => Some($kind::heavy::<$name, f32>().into()),
+                DType::F64 => Some($kind::heavy::<$name, f64>().into()),
+                _ => None,
+            }
+        })*
+    };
+}
+
+loops! {
+    elu_loop Loop1 Elu;
+    selu_loop Loop1 Selu;
+    softplus_loop Loop1 Softplus;
+    softsign_loop Loop1 Softsign;
+    elu_grad_loop Loop2 EluGrad;
+    selu_grad_loop Loop2 SeluGrad;
+    softplus_grad_loop Loop2 SoftplusGrad;
+    softsign_grad_loop Loop2 SoftsignGrad;
+}
+
+functions!(
+    "Elu" => elu_loop;
+    "Selu" => selu_loop;
+    "Softplus" => softplus_loop;
+    "Softsign" => softsign_loop;
+    "EluGrad" => elu_grad_loop;
+    "SeluGrad" => selu_grad_loop;
+    "SoftplusGrad" => softplus_grad_loop;
+    "SoftsignGrad" => softsign_grad_loop;
+);
 
 macro_rules! kernel {
     ($init:ident, $by:ident, $f:ty) => {

@@ -1,7 +1,7 @@
 //! `Relu`, `Relu6`, `LeakyRelu` and their gradients.
 #![forbid(unsafe_code)]
 
-use actorflow_core::dtype::Element;
+use actorflow_core::dtype::{DType, Element};
 use actorflow_core::error::Result;
 use actorflow_core::gradient::{Grad, GradContext};
 use actorflow_core::kernel::{Kernel, KernelInit, OpContext};
@@ -10,6 +10,7 @@ use actorflow_core::{Operation, Output, dispatch, register_ops};
 use half::{bf16, f16};
 
 use super::map::{binary, unary};
+use crate::elementwise::{Loop1, Loop2, Loops, functions};
 use crate::math::madd::Madd;
 use crate::math::simd::{Elem, Fn1, Fn2, LoopKind, Plain, Wide};
 use crate::{shapes, spread};
@@ -229,6 +230,46 @@ fn relu6_grad() -> OpDef {
         .cpu(|init| kernel2!(init, Relu6Grad))
         .sample(|s| sample2(s, "Relu6Grad"))
 }
+
+/// The places of these functions in fused chains; their own kernels are above.
+fn relu_loop(d: DType) -> Option<Loops> {
+    match d {
+        DType::F32 => Some(Loop1::light::<Relu, f32>().into()),
+        DType::F64 => Some(Loop1::light::<Relu, f64>().into()),
+        _ => None,
+    }
+}
+
+fn relu6_loop(d: DType) -> Option<Loops> {
+    match d {
+        DType::F32 => Some(Loop1::light::<Relu6, f32>().into()),
+        DType::F64 => Some(Loop1::light::<Relu6, f64>().into()),
+        _ => None,
+    }
+}
+
+fn relu_grad_loop(d: DType) -> Option<Loops> {
+    match d {
+        DType::F32 => Some(Loop2::light::<ReluGrad, f32>().into()),
+        DType::F64 => Some(Loop2::light::<ReluGrad, f64>().into()),
+        _ => None,
+    }
+}
+
+fn relu6_grad_loop(d: DType) -> Option<Loops> {
+    match d {
+        DType::F32 => Some(Loop2::light::<Relu6Grad, f32>().into()),
+        DType::F64 => Some(Loop2::light::<Relu6Grad, f64>().into()),
+        _ => None,
+    }
+}
+
+functions!(
+    "Relu" => relu_loop;
+    "Relu6" => relu6_loop;
+    "ReluGrad" => relu_grad_loop;
+    "Relu6Grad" => relu6_grad_loop;
+);
 
 /// A float that leaks: computed in f32 or f64.
 trait Float: Element {
