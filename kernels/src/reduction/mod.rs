@@ -119,6 +119,12 @@ impl<F: Fold> Work for Rows<'_, F> {
     type Out = ();
     #[inline(always)]
     fn run<M: Madd>(self) {
+        if self.row < LANES {
+            for (o, x) in self.out.iter_mut().zip(self.x.chunks_exact(self.row)) {
+                *o = x.iter().fold(F::start(), |a, b| F::join(a, *b));
+            }
+            return;
+        }
         for (o, x) in self.out.iter_mut().zip(self.x.chunks(self.row)) {
             *o = all::<F>(x);
         }

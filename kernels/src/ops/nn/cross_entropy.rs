@@ -10,81 +10,93 @@ use actorflow_core::kernel::{Device, Kernel, KernelInit, OpContext};
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{Output, PartialShape, Shape, Tensor, dispatch, register_ops};
 
-use super::rows::{Float, LANES, Real, float_kernel, largest, padded, rows_of, sum_of, writable};
-use super::softmax::exponentials;
+use super::rows::{BLOCK_ROWS, Divide, Float, Real, Shift, Sums, block_rows, float_kernel, rows_of, sum_row, writable};
 use crate::math::madd::Madd;
 use crate::spread;
 use crate::wide::Work;
 
-/// `rows` holds logits and becomes softmax - labels; the losses are -sum(labels * log(softmax)).
-struct Dense<'a, T> {
-    rows: &'a mut [T],
+/// For each row of logits less their maximum and of labels: sum(labels * row) and sum(labels).
+struct Weigh<'a, T> {
+    rows: &'a [T],
     labels: &'a [T],
-    losses: &'a mut [T],
+    linear: &'a mut [T],
+    total: &'a mut [T],
 }
 
-impl<T: Real> Work for Dense<'_, T> {
+impl<T: Real> Work for Weigh<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<M: Madd>(self) {
-        let columns = self.rows.len() / self.losses.len();
-        let rows = self
-            .rows
-            .chunks_exact_mut(columns)
-            .zip(self.labels.chunks_exact(columns));
-        for ((row, labels), loss) in rows.zip(self.losses) {
-            let max = largest(row);
-            // sum(labels * (log(sum(e)) - (x - max))), with the logarithm taken out of the sum.
-            let (mut linear, mut total) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-            let (x, x_rest) = row.as_chunks::<LANES>();
-            let (y, y_rest) = labels.as_chunks::<LANES>();
+        const LANES: usize = 16;
+        let columns = self.rows.len() / self.linear.len();
+        let rows = self.rows.chunks_exact(columns).zip(self.labels.chunks_exact(columns));
+        for ((x, y), (linear, total)) in rows.zip(self.linear.iter_mut().zip(self.total)) {
+            let (mut lin, mut tot) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+            let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
             for (x, y) in x.iter().zip(y) {
                 for i in 0..LANES {
-                    linear[i] = linear[i] + y[i] * (x[i] - max);
-                    total[i] = total[i] + y[i];
+                    lin[i] = lin[i] + y[i] * x[i];
+                    tot[i] = tot[i] + y[i];
                 }
             }
-            if !x_rest.is_empty() {
-                let (x, y) = (padded(x_rest, max), padded(y_rest, T::ZERO));
-                for i in 0..x_rest.len() {
-                    linear[i] = linear[i] + y[i] * (x[i] - max);
-                    total[i] = total[i] + y[i];
-                }
+            let (mut l, mut t) = match x.is_empty() {
+                true => (T::ZERO, T::ZERO),
+                false => (sum_row(&lin), sum_row(&tot)),
+            };
+            for (x, y) in x_rest.iter().zip(y_rest) {
+                l = l + *y * *x;
+                t = t + *y;
             }
-            let sum = exponentials::<T, M>(row, max);
-            *loss = sum.log() * sum_of(&total) - sum_of(&linear);
-            let scale = T::ONE / sum;
-            for (x, y) in row.iter_mut().zip(labels) {
-                *x = *x * scale - *y;
-            }
+            (*linear, *total) = (l, t);
         }
     }
 }
 
-/// As [`Dense`] with one label for each row, the number of its class.
-struct Sparse<'a, T> {
-    rows: &'a mut [T],
-    labels: &'a [usize],
-    losses: &'a mut [T],
+/// `rows` holds logits and becomes softmax - labels; the losses are -sum(labels * log(softmax)).
+fn dense_rows<T: Real>(rows: &mut [T], labels: &[T], losses: &mut [T], columns: usize) {
+    let block = block_rows(columns);
+    let blocks = rows.chunks_mut(block * columns).zip(labels.chunks(block * columns));
+    for ((rows, labels), linear) in blocks.zip(losses.chunks_mut(block)) {
+        let (mut sums, mut total) = ([T::ZERO; BLOCK_ROWS], [T::ZERO; BLOCK_ROWS]);
+        let (sums, total) = (&mut sums[..linear.len()], &mut total[..linear.len()]);
+        T::run(Shift { rows, columns });
+        T::run(Weigh {
+            rows,
+            labels,
+            linear,
+            total,
+        });
+        T::exp_all(rows);
+        T::run(Sums { rows, sums });
+        T::run(Divide { rows, sums });
+        rows.iter_mut().zip(labels).for_each(|(x, y)| *x = *x - *y);
+        // sum(labels * (log(sum(e)) - (x - max))), with the logarithm taken out of the sum.
+        T::log_all(sums);
+        for ((loss, log), total) in linear.iter_mut().zip(sums).zip(total) {
+            *loss = *log * *total - *loss;
+        }
+    }
 }
 
-impl<T: Real> Work for Sparse<'_, T> {
-    type Out = ();
-    #[inline(always)]
-    fn run<M: Madd>(self) {
-        let columns = self.rows.len() / self.losses.len();
-        let rows = self.rows.chunks_exact_mut(columns).zip(self.labels);
-        for ((row, label), loss) in rows.zip(self.losses) {
-            let max = largest(row);
-            let chosen = row[*label] - max;
-            let sum = exponentials::<T, M>(row, max);
-            *loss = sum.log() - chosen;
-            let scale = T::ONE / sum;
-            for x in row.iter_mut() {
-                *x = *x * scale;
-            }
+/// As [`dense_rows`] with one label for each row, the number of its class.
+fn sparse_rows<T: Real>(rows: &mut [T], labels: &[usize], losses: &mut [T], columns: usize) {
+    let block = block_rows(columns);
+    let blocks = rows.chunks_mut(block * columns).zip(labels.chunks(block));
+    for ((rows, labels), losses) in blocks.zip(losses.chunks_mut(block)) {
+        let mut sums = [T::ZERO; BLOCK_ROWS];
+        let sums = &mut sums[..losses.len()];
+        T::run(Shift { rows, columns });
+        for ((row, label), loss) in rows.chunks_exact(columns).zip(labels).zip(&mut *losses) {
+            *loss = row[*label];
+        }
+        T::exp_all(rows);
+        T::run(Sums { rows, sums });
+        T::run(Divide { rows, sums });
+        for (row, label) in rows.chunks_exact_mut(columns).zip(labels) {
             row[*label] = row[*label] - T::ONE;
         }
+        T::log_all(sums);
+        losses.iter_mut().zip(sums).for_each(|(loss, log)| *loss = *log - *loss);
     }
 }
 
@@ -151,11 +163,7 @@ fn dense_kernel<T: Float>(cx: &mut OpContext<'_>) -> Result<()> {
             (back, rows * columns),
             |i, losses, back| {
                 let labels = &labels[i * rows * columns..][..back.len()];
-                T::Real::run(Dense {
-                    rows: back,
-                    labels,
-                    losses,
-                });
+                dense_rows(back, labels, losses, columns);
             },
         );
     }
@@ -177,11 +185,7 @@ fn sparse_kernel<T: Float>(cx: &mut OpContext<'_>, labels: &[usize], columns: us
         (all, rows * columns),
         |i, losses, back| {
             let labels = &labels[i * rows..][..losses.len()];
-            T::Real::run(Sparse {
-                rows: back,
-                labels,
-                losses,
-            });
+            sparse_rows(back, labels, losses, columns);
         },
     );
     cx.set_output(0, T::narrowed(device, loss)?);

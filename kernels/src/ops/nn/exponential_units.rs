@@ -16,7 +16,7 @@ use crate::math::simd::{Fn1, Fn2, Plain, Wide};
 use crate::shapes;
 
 const SCALE: f64 = 1.050_700_987_355_480_5;
-const SCALE_ALPHA: f64 = 1.758_099_340_847_376_6;
+const SCALE_ALPHA: f64 = 1.758_099_340_847_376_8;
 
 macro_rules! units {
     ($($name:ident |$x:ident| $e:expr;)*) => {

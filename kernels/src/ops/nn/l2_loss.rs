@@ -35,7 +35,7 @@ impl<T: Real> Work for Squares<'_, T> {
             for (a, x) in acc.iter_mut().zip(rest) {
                 *a = *a + *x * *x;
             }
-            total = total + super::rows::sum_of(&acc);
+            total = total + super::rows::sum_row(&acc);
         }
         total
     }

@@ -11,6 +11,7 @@ use actorflow_core::kernel::Device;
 use half::{bf16, f16};
 
 use crate::math::madd::{Baseline, Madd};
+use crate::math::simd::{self, Fn1, Wide};
 use crate::math::single;
 use crate::wide::{self, Work};
 
@@ -36,12 +37,35 @@ pub(super) trait Real:
     fn expm1<M: Madd>(self) -> Self;
     /// log(1 + e^self)
     fn softplus<M: Madd>(self) -> Self;
-    /// The natural logarithm.
-    fn log(self) -> Self;
+    /// e to the power of each.
+    fn exp_all(x: &mut [Self]);
+    /// The natural logarithm of each.
+    fn log_all(x: &mut [Self]);
     /// |self|
     fn magnitude(self) -> Self;
     /// Runs `work` with the instructions that suit this type.
     fn run<W: Work>(work: W) -> W::Out;
+}
+
+/// [`single::exp`] for the loops of [`simd`].
+struct Exp;
+/// [`single::log`] for the loops of [`simd`].
+struct Log;
+
+impl Fn1<f32, f32> for Exp {
+    type Loop = Wide;
+    #[inline(always)]
+    fn call<M: Madd>(x: f32) -> f32 {
+        single::exp::<M>(x)
+    }
+}
+
+impl Fn1<f32, f32> for Log {
+    type Loop = Wide;
+    #[inline(always)]
+    fn call<M: Madd>(x: f32) -> f32 {
+        single::log::<M>(x)
+    }
 }
 
 impl Real for f32 {
@@ -64,9 +88,11 @@ impl Real for f32 {
     fn softplus<M: Madd>(self) -> f32 {
         single::softplus::<M>(self)
     }
-    #[inline(always)]
-    fn log(self) -> f32 {
-        single::log::<Baseline>(self)
+    fn exp_all(x: &mut [f32]) {
+        simd::map1_inplace::<Exp, f32>(x);
+    }
+    fn log_all(x: &mut [f32]) {
+        simd::map1_inplace::<Log, f32>(x);
     }
     #[inline(always)]
     fn magnitude(self) -> f32 {
@@ -99,9 +125,11 @@ impl Real for f64 {
         // max(x, 0) + log1p(e^-|x|), keeping NaN.
         (if self < 0.0 { 0.0 } else { self }) + (-self.abs()).exp().ln_1p()
     }
-    #[inline(always)]
-    fn log(self) -> f64 {
-        self.ln()
+    fn exp_all(x: &mut [f64]) {
+        x.iter_mut().for_each(|x| *x = x.exp());
+    }
+    fn log_all(x: &mut [f64]) {
+        x.iter_mut().for_each(|x| *x = x.ln());
     }
     #[inline(always)]
     fn magnitude(self) -> f64 {
@@ -185,10 +213,10 @@ macro_rules! float_kernel {
 }
 pub(super) use float_kernel;
 
-/// Lanes in which a row is computed.
-pub(super) const LANES: usize = 16;
+/// Lanes in which a long row is computed.
+const LANES: usize = 16;
 
-/// Elements of a row that are worth handing to another worker, where each takes an exponential.
+/// Elements of rows that are worth handing to another worker, where each takes an exponential.
 const ROW_GRAIN: usize = 8 * 1024;
 
 /// Rows of `columns` elements to a chunk.
@@ -196,60 +224,96 @@ pub(super) fn rows_of(columns: usize) -> usize {
     (ROW_GRAIN / columns.max(1)).max(1)
 }
 
-/// The sum of some lanes (a power of two), in pairs.
+/// Elements of a block of rows, which stays in the first-level cache while several loops go over it.
+const BLOCK: usize = 2048;
+/// Rows of a block at most.
+pub(super) const BLOCK_ROWS: usize = 256;
+
+/// Rows of `columns` elements to a block.
+pub(super) fn block_rows(columns: usize) -> usize {
+    (BLOCK / columns.max(1)).clamp(1, BLOCK_ROWS)
+}
+
+/// Folds a row: lanes side by side if it is long, then the lanes in pairs.
 #[inline(always)]
-pub(super) fn sum_of<T: Real, const N: usize>(lanes: &[T; N]) -> T {
-    let mut acc = *lanes;
-    let mut half = N / 2;
-    while half > 0 {
-        for i in 0..half {
-            acc[i] = acc[i] + acc[i + half];
-        }
-        half /= 2;
+fn fold_row<T: Real>(row: &[T], start: T, join: impl Fn(T, T) -> T) -> T {
+    if row.len() < 2 * LANES {
+        return row.iter().fold(start, |a, b| join(a, *b));
     }
-    acc[0]
-}
-
-/// The largest of some lanes (a power of two); NaNs are passed over.
-#[inline(always)]
-pub(super) fn max_of<T: Real, const N: usize>(lanes: &[T; N]) -> T {
-    let mut acc = *lanes;
-    let mut half = N / 2;
-    while half > 0 {
-        for i in 0..half {
-            acc[i] = larger(acc[i], acc[i + half]);
-        }
-        half /= 2;
-    }
-    acc[0]
-}
-
-/// The larger of two; `a` where `b` is NaN.
-#[inline(always)]
-pub(super) fn larger<T: Real>(a: T, b: T) -> T {
-    if b > a { b } else { a }
-}
-
-/// Lanes that begin with `x` (at most [`LANES`] elements) and go on with `fill`.
-#[inline(always)]
-pub(super) fn padded<T: Real>(x: &[T], fill: T) -> [T; LANES] {
-    let mut lanes = [fill; LANES];
-    lanes[..x.len()].copy_from_slice(x);
-    lanes
-}
-
-/// The largest element of a row, NaNs passed over; the least value if there is none.
-#[inline(always)]
-pub(super) fn largest<T: Real>(row: &[T]) -> T {
     let (lanes, rest) = row.as_chunks::<LANES>();
-    let mut acc = padded(rest, T::LEAST);
-    for a in &mut acc {
-        *a = larger(T::LEAST, *a);
-    }
+    let mut acc = [start; LANES];
     for x in lanes {
         for (a, x) in acc.iter_mut().zip(x) {
-            *a = larger(*a, *x);
+            *a = join(*a, *x);
         }
     }
-    max_of(&acc)
+    for (a, x) in acc.iter_mut().zip(rest) {
+        *a = join(*a, *x);
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            acc[i] = join(acc[i], acc[i + half]);
+        }
+        half /= 2;
+    }
+    acc[0]
+}
+
+/// The sum of a row.
+#[inline(always)]
+pub(super) fn sum_row<T: Real>(row: &[T]) -> T {
+    fold_row(row, T::ZERO, |a, b| a + b)
+}
+
+/// Subtracts from each row its largest element; NaNs are passed over when it is looked for.
+pub(super) struct Shift<'a, T> {
+    pub(super) rows: &'a mut [T],
+    pub(super) columns: usize,
+}
+
+impl<T: Real> Work for Shift<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<M: Madd>(self) {
+        for row in self.rows.chunks_exact_mut(self.columns) {
+            let max = fold_row(row, T::LEAST, |a, b| if b > a { b } else { a });
+            row.iter_mut().for_each(|x| *x = *x - max);
+        }
+    }
+}
+
+/// The sum of each row.
+pub(super) struct Sums<'a, T> {
+    pub(super) rows: &'a [T],
+    pub(super) sums: &'a mut [T],
+}
+
+impl<T: Real> Work for Sums<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<M: Madd>(self) {
+        let columns = self.rows.len() / self.sums.len();
+        for (row, sum) in self.rows.chunks_exact(columns).zip(self.sums) {
+            *sum = sum_row(row);
+        }
+    }
+}
+
+/// Divides each row by its sum.
+pub(super) struct Divide<'a, T> {
+    pub(super) rows: &'a mut [T],
+    pub(super) sums: &'a [T],
+}
+
+impl<T: Real> Work for Divide<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<M: Madd>(self) {
+        let columns = self.rows.len() / self.sums.len();
+        for (row, sum) in self.rows.chunks_exact_mut(columns).zip(self.sums) {
+            let scale = T::ONE / *sum;
+            row.iter_mut().for_each(|x| *x = *x * scale);
+        }
+    }
 }

@@ -7,81 +7,35 @@ use actorflow_core::kernel::OpContext;
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::register_ops;
 
-use super::rows::{Float, LANES, Real, float_kernel, largest, padded, rows_of, sum_of, writable};
-use crate::math::madd::Madd;
+use super::rows::{BLOCK_ROWS, Divide, Float, Real, Shift, Sums, block_rows, float_kernel, rows_of, writable};
 use crate::spread;
-use crate::wide::Work;
 
 /// Replaces each row by its softmax.
-struct Softmax<'a, T> {
-    rows: &'a mut [T],
-    columns: usize,
+fn softmax_rows<T: Real>(rows: &mut [T], columns: usize) {
+    for rows in rows.chunks_mut(block_rows(columns) * columns) {
+        let mut sums = [T::ZERO; BLOCK_ROWS];
+        let sums = &mut sums[..rows.len() / columns];
+        T::run(Shift { rows, columns });
+        T::exp_all(rows);
+        T::run(Sums { rows, sums });
+        T::run(Divide { rows, sums });
+    }
 }
 
 /// Replaces each row by the logarithm of its softmax.
-struct LogSoftmax<'a, T> {
-    rows: &'a mut [T],
-    columns: usize,
-}
-
-/// Replaces each element of a row by e^(x - max) and returns their sum.
-#[inline(always)]
-pub(super) fn exponentials<T: Real, M: Madd>(row: &mut [T], max: T) -> T {
-    let mut sums = [T::ZERO; LANES];
-    let (lanes, rest) = row.as_chunks_mut::<LANES>();
-    for x in lanes {
-        for (s, x) in sums.iter_mut().zip(x) {
-            *x = (*x - max).exp::<M>();
-            *s = *s + *x;
-        }
-    }
-    if !rest.is_empty() {
-        let mut last = padded(rest, T::LEAST);
-        for (s, x) in sums.iter_mut().zip(&mut last) {
-            *x = (*x - max).exp::<M>();
-            *s = *s + *x;
-        }
-        rest.copy_from_slice(&last[..rest.len()]);
-    }
-    sum_of(&sums)
-}
-
-impl<T: Real> Work for Softmax<'_, T> {
-    type Out = ();
-    #[inline(always)]
-    fn run<M: Madd>(self) {
-        for row in self.rows.chunks_exact_mut(self.columns) {
-            let max = largest(row);
-            let scale = T::ONE / exponentials::<T, M>(row, max);
-            for x in row {
-                *x = *x * scale;
-            }
-        }
-    }
-}
-
-impl<T: Real> Work for LogSoftmax<'_, T> {
-    type Out = ();
-    #[inline(always)]
-    fn run<M: Madd>(self) {
-        for row in self.rows.chunks_exact_mut(self.columns) {
-            let max = largest(row);
-            let mut sums = [T::ZERO; LANES];
-            let (lanes, rest) = row.as_chunks::<LANES>();
-            for x in lanes {
-                for (s, x) in sums.iter_mut().zip(x) {
-                    *s = *s + (*x - max).exp::<M>();
-                }
-            }
-            if !rest.is_empty() {
-                for (s, x) in sums.iter_mut().zip(padded(rest, T::LEAST)) {
-                    *s = *s + (x - max).exp::<M>();
-                }
-            }
-            let log = sum_of(&sums).log();
-            for x in row {
-                *x = *x - max - log;
-            }
+fn log_softmax_rows<T: Real>(rows: &mut [T], columns: usize) {
+    let mut powers = Vec::new();
+    for rows in rows.chunks_mut(block_rows(columns) * columns) {
+        let mut sums = [T::ZERO; BLOCK_ROWS];
+        let sums = &mut sums[..rows.len() / columns];
+        T::run(Shift { rows, columns });
+        powers.clear();
+        powers.extend_from_slice(rows);
+        T::exp_all(&mut powers);
+        T::run(Sums { rows: &powers, sums });
+        T::log_all(sums);
+        for (row, log) in rows.chunks_exact_mut(columns).zip(&*sums) {
+            row.iter_mut().for_each(|x| *x = *x - *log);
         }
     }
 }
@@ -99,9 +53,9 @@ fn by_rows<T: Float>(cx: &mut OpContext<'_>, log: bool) -> Result<()> {
         let rows = rows_of(columns) * columns;
         spread::chunks(device.parallel(), writable::<T::Real>(&mut out)?, rows, |_, rows| {
             if log {
-                T::Real::run(LogSoftmax { rows, columns });
+                log_softmax_rows(rows, columns);
             } else {
-                T::Real::run(Softmax { rows, columns });
+                softmax_rows(rows, columns);
             }
         });
     }

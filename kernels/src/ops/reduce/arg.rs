@@ -108,19 +108,44 @@ impl<T: Ordered, W: Wanted> Work for Row<'_, T, W> {
 const STRIP: usize = 1024;
 
 /// The position of the first best element of each column of `x`, a table with rows of `width` elements; as [`Row`].
-fn columns<T: Ordered, W: Wanted>(x: &[T], width: usize, out: &mut [i64]) {
-    for (at, out) in out.chunks_mut(STRIP).enumerate() {
-        let mut best = [W::worst::<T>(); STRIP];
-        out.fill(0);
-        for (i, row) in x.chunks(width).enumerate() {
-            let row = &row[at * STRIP..][..out.len()];
-            for ((x, best), o) in row.iter().zip(&mut best).zip(&mut *out) {
-                if W::better(*x, *best) {
-                    *best = *x;
-                    *o = i as i64;
+struct Columns<'a, T, W> {
+    x: &'a [T],
+    width: usize,
+    out: &'a mut [i64],
+    order: PhantomData<W>,
+}
+
+impl<T: Ordered, W: Wanted> Work for Columns<'_, T, W> {
+    type Out = ();
+    #[inline(always)]
+    fn run<M: Madd>(self) {
+        for (at, out) in self.out.chunks_mut(STRIP).enumerate() {
+            let (mut best, mut place) = ([W::worst::<T>(); STRIP], [0u32; STRIP]);
+            let (best, place) = (&mut best[..out.len()], &mut place[..out.len()]);
+            for (i, row) in self.x.chunks(self.width).enumerate() {
+                let row = &row[at * STRIP..][..best.len()];
+                for ((x, best), place) in row.iter().zip(&mut *best).zip(&mut *place) {
+                    let better = W::better(*x, *best);
+                    *best = if better { *x } else { *best };
+                    *place = if better { i as u32 } else { *place };
                 }
             }
+            out.iter_mut().zip(place).for_each(|(o, p)| *o = i64::from(*p));
         }
+    }
+}
+
+fn columns<T: Ordered, W: Wanted>(x: &[T], width: usize, out: &mut [i64]) {
+    let work = Columns::<T, W> {
+        x,
+        width,
+        out,
+        order: PhantomData,
+    };
+    if T::DTYPE == DType::F32 {
+        wide::run(work)
+    } else {
+        work.run::<Baseline>()
     }
 }
 
