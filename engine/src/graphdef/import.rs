@@ -396,6 +396,11 @@ impl<'a> Import<'a> {
             };
             close().map_err(|err| e.merge.node().blame(err))?;
         }
+        if let Some(first) = self.added.iter().flatten().map(|op| op.id().index()).min()
+            && !self.back_edges.is_empty()
+        {
+            self.graph.infer_loop_shapes(first);
+        }
         Ok(())
     }
 

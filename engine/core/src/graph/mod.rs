@@ -8,6 +8,7 @@ mod builder;
 mod collections;
 mod const_eval;
 mod convenience;
+mod loop_shapes;
 mod node;
 mod operators;
 mod scope;

@@ -109,6 +109,11 @@ pub(crate) fn infer(graph: &Graph, node: &Node, unknown: &[usize]) -> Result<Vec
         .map(|(i, r)| if unknown.contains(&i) { None } else { known(r) })
         .map(Option::unwrap_or_default)
         .collect();
+    infer_with(graph, node, shapes)
+}
+
+/// Runs the node's shape function with these input shapes.
+pub(crate) fn infer_with(graph: &Graph, node: &Node, shapes: Vec<PartialShape>) -> Result<Vec<PartialShape>> {
     let names = |shapes: &[PartialShape]| shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let cx = ShapeContext { graph, node, shapes };
     let out = node.def().shape_fn()(&cx).map_err(|e| {

@@ -300,3 +300,95 @@ fn a_graph_built_by_hand_round_trips() {
     }
     assert_eq!(graph_to_def(&g).unwrap().node.len(), 3);
 }
+
+#[test]
+fn a_loop_is_closed_and_knows_its_shapes() {
+    let bytes: &[u8] = include_bytes!("../testdata/while_loop.pb");
+    let g = import_graph(bytes).unwrap().graph;
+    let (merge, next) = (
+        g.operation("while/Merge").unwrap(),
+        g.operation("while/NextIteration").unwrap(),
+    );
+    assert_eq!(merge.input(1).unwrap(), next.output(0).unwrap());
+    assert!(merge.id() < next.id());
+    for name in ["while/Merge", "while/NextIteration", "while/Exit"] {
+        assert_eq!(g.output(name).unwrap().shape(), PartialShape::scalar(), "{name}");
+    }
+}
+
+/// A loop whose body concatenates `rows` to its variable of shape `[1,2]`, along axis 0, or multiplies it.
+fn growing_loop(grows: bool) -> Vec<NodeDef> {
+    let f = ("T", t(DType::F32));
+    let frame = ("frame_name", AttrValue::from("loop"));
+    let tensor = |name: &str, value: Tensor| {
+        let dtype = ("dtype", t(value.dtype()));
+        node(name, "Const", &[], &[("value", AttrValue::Tensor(value)), dtype])
+    };
+    let invariant = ("is_constant", AttrValue::Bool(true));
+    let body = match grows {
+        true => node(
+            "body",
+            "ConcatV2",
+            &["switch:1", "k_in", "axis_in"],
+            &[f.clone(), ("N", 2i64.into()), ("Tidx", t(DType::I32))],
+        ),
+        false => node("body", "Mul", &["k_in", "switch:1"], &[f.clone()]),
+    };
+    vec![
+        node("next", "NextIteration", &["body"], &[f.clone()]),
+        node("merge", "Merge", &["enter", "next"], &[f.clone(), ("N", 2i64.into())]),
+        node("enter", "Enter", &["k"], &[f.clone(), frame.clone()]),
+        tensor("k", Tensor::from([[1f32, 2.0]])),
+        tensor("axis", Tensor::scalar(0i32)),
+        tensor("yes", Tensor::scalar(true)),
+        node("k_in", "Enter", &["k"], &[f.clone(), frame.clone(), invariant.clone()]),
+        node(
+            "axis_in",
+            "Enter",
+            &["axis"],
+            &[("T", t(DType::I32)), frame.clone(), invariant.clone()],
+        ),
+        node("yes_in", "Enter", &["yes"], &[("T", t(DType::Bool)), frame, invariant]),
+        node("cond", "LoopCond", &["yes_in"], &[]),
+        node("switch", "Switch", &["merge", "cond"], &[f.clone()]),
+        body,
+        node("exit", "Exit", &["switch"], &[f]),
+    ]
+}
+
+#[test]
+fn what_changes_from_one_iteration_to_the_next_has_no_known_shape() {
+    let shape = |grows: bool| {
+        let g = import(growing_loop(grows)).unwrap().graph;
+        g.output("exit").unwrap().shape()
+    };
+    assert_eq!(shape(false), PartialShape::from([1, 2]));
+    let grown = shape(true);
+    assert!(
+        grown.dim(0).is_none() && grown.dim(1) != Some(1),
+        "the rows change: {grown}"
+    );
+}
+
+#[test]
+fn a_loop_without_an_entry_is_refused() {
+    let f = ("T", t(DType::F32));
+    let nodes = vec![
+        node("merge", "Merge", &["next"], &[f.clone(), ("N", 1i64.into())]),
+        node("next", "NextIteration", &["merge"], &[f]),
+    ];
+    let e = import(nodes).unwrap_err();
+    assert_eq!((e.code(), e.node()), (Code::InvalidArgument, Some("merge")));
+    let nodes = growing_loop(true)
+        .into_iter()
+        .map(|mut n| {
+            n.input
+                .iter_mut()
+                .filter(|i| *i == "next")
+                .for_each(|i| *i = "next:4".into());
+            n
+        })
+        .collect();
+    let e = import(nodes).unwrap_err();
+    assert!(e.message().contains("output 4 of next"), "{e}");
+}
