@@ -36,6 +36,7 @@ const ELSEWHERE: &[&str] = &[
     "QuantizeAndDequantizeV2",
     "QuantizeAndDequantizeV3",
     "QuantizeAndDequantizeV4",
+    "RandomGamma",
     "ReadVariableOp",
     "RefIdentity",
     "ResourceGather",
