@@ -51,6 +51,20 @@ pub fn value<'s>(var: &Variable, state: &'s VariableState) -> Result<&'s Tensor>
     state.value.as_ref().ok_or_else(|| var.uninitialized())
 }
 
+/// The present value, for an operation that in TensorFlow looks a resource variable up among the session's resources
+/// (with `is_ref`: one that takes a reference).
+///
+/// # Errors
+/// If it was never assigned: `NOT_FOUND`, as a resource variable does not exist before; of a reference,
+/// `FAILED_PRECONDITION`.
+pub fn existing<'s>(var: &Variable, state: &'s VariableState, is_ref: bool) -> Result<&'s Tensor> {
+    match &state.value {
+        Some(t) => Ok(t),
+        None if is_ref => Err(var.uninitialized()),
+        None => Err(Error::not_found(var.uninitialized().message())),
+    }
+}
+
 /// The present value as the only owner of its data: whoever shares it keeps the old elements, and the variable
 /// gets a copy.
 ///

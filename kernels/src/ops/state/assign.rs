@@ -131,7 +131,7 @@ impl<T: Arith> Kernel for AssignUpdate<T> {
         let var = cx.variable(0)?;
         let mut state = access::state(cx.held(), &var, T::DTYPE)?;
         let by = cx.input(1)?;
-        let have = access::value(&var, &state)?.shape();
+        let have = access::existing(&var, &state, self.is_ref)?.shape();
         access::same_shape(&var, have, "the value", by.shape())?;
         let to = access::writable(&var, &mut state, cx.step().device.pool())?;
         let to = to
@@ -211,6 +211,7 @@ fn assign_sub_variable_op() -> OpDef {
 
 /// Outputs the value and counts it up, up to a limit.
 struct CountUpTo {
+    is_ref: bool,
     dtype: DType,
     limit: i64,
 }
@@ -227,7 +228,7 @@ impl Kernel for CountUpTo {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
         let var = cx.variable(0)?;
         let mut state = access::state(cx.held(), &var, self.dtype)?;
-        let old = access::value(&var, &state)?.clone();
+        let old = access::existing(&var, &state, self.is_ref)?.clone();
         if !old.shape().is_scalar() {
             return Err(Error::invalid(format!(
                 "variable {} must be a scalar to be counted up, its shape is {}",
@@ -261,6 +262,7 @@ impl Kernel for CountUpTo {
 
 fn make_count(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
     Ok(Box::new(CountUpTo {
+        is_ref: init.op == "CountUpTo",
         dtype: init.attrs.dtype("T")?,
         limit: init.attrs.int("limit")?,
     }))

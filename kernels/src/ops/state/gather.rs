@@ -20,7 +20,7 @@ use crate::ops::array::support::ints;
 fn value(cx: &OpContext<'_>, dtype: DType) -> Result<Tensor> {
     let var = cx.variable(0)?;
     let state = access::state(cx.held(), &var, dtype)?;
-    access::value(&var, &state).cloned()
+    access::existing(&var, &state, false).cloned()
 }
 
 struct Gather {

@@ -78,7 +78,9 @@ impl Kernel for ShapeOf {
 
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
         let var = cx.variable(0)?;
-        let dims = access::value(&var, &*cx.state(var.actor())?)?.shape().to_i64();
+        let dims = access::existing(&var, &*cx.state(var.actor())?, false)?
+            .shape()
+            .to_i64();
         let t = match self.0 {
             DType::I64 => Tensor::vector(&dims),
             _ => {
@@ -135,16 +137,18 @@ impl Kernel for Destroy {
         let [handle] = cx.input(0)?.as_resources()? else {
             return Err(Error::invalid("DestroyResourceOp takes one handle"));
         };
-        let mut had = false;
+        // A variable exists from its first assignment on, anything else from when it is made.
+        let mut had = None;
         if let Ok(v) = handle.get::<Variable>() {
-            had = cx.state(v.actor())?.value.take().is_some();
+            had = Some(cx.state(v.actor())?.value.take().is_some());
         }
+        let mut removed = false;
         for (container, name, h) in resources.list() {
             if h.same(handle) {
-                had |= resources.remove(&container, &name);
+                removed |= resources.remove(&container, &name);
             }
         }
-        if had || self.ignore_lookup_error {
+        if had.unwrap_or(removed) || self.ignore_lookup_error {
             return Ok(());
         }
         Err(Error::not_found(format!("there is no resource {:?}", handle.name())))

@@ -90,7 +90,7 @@ impl<R: Reach, T: Arith> Change<R, T> {
         let mut state = access::state(cx.held(), &var, T::DTYPE)?;
         let by = cx.input(2)?;
         let rows = {
-            let value = access::value(&var, &state)?;
+            let value = access::existing(&var, &state, self.is_ref)?;
             self.reach.rows(&var, value.shape(), cx.input(1)?, by.shape())?
         };
         let by = by.as_slice::<T>()?;
@@ -147,7 +147,7 @@ impl<R: Reach> Replace<R> {
         let var = cx.variable(0)?;
         let mut state = access::state(cx.held(), &var, self.dtype)?;
         let by = cx.input(2)?;
-        let value = access::value(&var, &state)?;
+        let value = access::existing(&var, &state, self.is_ref)?;
         let rows = self.reach.rows(&var, value.shape(), cx.input(1)?, by.shape())?;
         let items = match self.dtype {
             DType::Str => Some(Tensor::strings(

@@ -25,7 +25,7 @@ impl Assign {
         let var = cx.variable(0)?;
         let mut state = access::state(cx.held(), &var, self.dtype)?;
         let by = cx.input(4)?;
-        let old = access::value(&var, &state)?;
+        let old = access::existing(&var, &state, self.is_ref)?;
         let spec = resolve(cx, 1, self.masks, old.shape())?;
         if !self.dtype.is_plain() {
             let new = write(cx, old.shape(), &spec, by, Fill::Copy(old), false)?;
