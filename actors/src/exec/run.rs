@@ -24,6 +24,8 @@ use super::any::AnyRunner;
 use super::plan::Plan;
 use super::step::{Arrived, RUNNING, Scratch, Step, Trace, WAITING};
 use super::wait::Spot;
+use crate::control::ArbiterHost;
+use crate::control::steps::{Registration, StepRegistry};
 use crate::pool::{Task, WorkerCx, WorkerPool};
 use crate::turn::TurnMailbox;
 
@@ -47,6 +49,8 @@ pub struct Executor {
     active: AtomicUsize,
     /// Of these, those whose callers have found nothing to do for a while.
     blocked: AtomicUsize,
+    /// The deadlines of asynchronous runs, which no caller watches.
+    deadlines: StepRegistry,
     /// A run that makes no progress for this long, while nothing else runs that could wake it, fails.
     stall: Duration,
 }
@@ -85,6 +89,7 @@ impl Executor {
             resources,
             active: AtomicUsize::new(0),
             blocked: AtomicUsize::new(0),
+            deadlines: StepRegistry::new(Arc::new(ArbiterHost::new("actorflow-control"))),
             stall,
         })
     }
@@ -273,6 +278,23 @@ impl Executor {
         }
     }
 
+    /// Has the control actor fail an asynchronous run when its deadline passes, and name what it waits for then.
+    fn watch(&self, plan: &Arc<Plan>, step: &Arc<Step>, deadline: Option<Instant>) -> Result<Option<Registration>> {
+        if deadline.is_none() {
+            return Ok(None);
+        }
+        let (of, in_plan) = (Arc::downgrade(step), plan.clone());
+        let abort = Arc::new(move |_| {
+            if let Some(step) = of.upgrade() {
+                step.fail(past_deadline(&in_plan, &step));
+            }
+        });
+        self.deadlines
+            .register("asynchronous run", deadline, abort)
+            .map(Some)
+            .map_err(|e| Error::internal(format!("the deadline of a run cannot be watched: {e}")))
+    }
+
     /// Starts a run on the device's workers and returns at once.
     ///
     /// Dropping the future cancels the run.
@@ -308,14 +330,16 @@ impl Executor {
             }
             Ok(step)
         };
-        let step = match start() {
-            Ok(step) => step,
+        let watched = start().and_then(|step| Ok((self.watch(plan, &step, deadline)?, step)));
+        let (watch, step) = match watched {
+            Ok(both) => both,
             Err(e) => {
                 shared.lock().result = Some(Err(e));
                 return StepFuture {
                     outcome: shared,
                     step: None,
                     _cancel: None,
+                    _deadline: None,
                 };
             }
         };
@@ -348,6 +372,7 @@ impl Executor {
             outcome: shared,
             step: Some(step),
             _cancel: registered,
+            _deadline: watch,
         }
     }
 }
@@ -387,14 +412,7 @@ impl<'a> Idle<'a> {
         let now = Instant::now();
         let waits = || step.waiting_for(plan);
         if step.deadline.is_some_and(|d| now >= d) {
-            let what = if waits().is_empty() {
-                String::new()
-            } else {
-                format!("; it waits for: {}", waits())
-            };
-            step.fail(Error::deadline(format!(
-                "the run did not finish before its deadline{what}"
-            )));
+            step.fail(past_deadline(plan, step));
         } else if self.since.is_some_and(|s| now >= s + self.exec.stall)
             && self.exec.blocked.load(Relaxed) >= self.exec.active.load(Relaxed)
         {
@@ -412,6 +430,17 @@ impl Drop for Idle<'_> {
     fn drop(&mut self) {
         self.ended();
     }
+}
+
+/// The error of a run whose deadline has passed, with what it waits for.
+fn past_deadline(plan: &Plan, step: &Step) -> Error {
+    let waits = step.waiting_for(plan);
+    let what = if waits.is_empty() {
+        String::new()
+    } else {
+        format!("; it waits for: {waits}")
+    };
+    Error::deadline(format!("the run did not finish before its deadline{what}"))
 }
 
 fn check_feeds(plan: &Plan, given: usize) -> Result<()> {
@@ -528,6 +557,7 @@ pub struct StepFuture {
     outcome: Arc<Mutex<Outcome>>,
     step: Option<Arc<Step>>,
     _cancel: Option<actorflow_core::cancel::CancelGuard>,
+    _deadline: Option<Registration>,
 }
 
 impl Future for StepFuture {
