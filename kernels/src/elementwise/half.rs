@@ -1,8 +1,9 @@
 //! Between half precision and f32, a stage at a time.
 
 use actorflow_core::DType;
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+
+use crate::math::half::Half as Convert;
 
 /// Elements widened at a time.
 pub(super) const STAGE: usize = 512;
@@ -43,8 +44,8 @@ impl Half {
         unsafe {
             let y = std::slice::from_raw_parts_mut(y as *mut f32, n);
             match self {
-                Half::F16 => std::slice::from_raw_parts(x as *const f16, n).convert_to_f32_slice(y),
-                Half::BF16 => std::slice::from_raw_parts(x as *const bf16, n).convert_to_f32_slice(y),
+                Half::F16 => f16::widen(std::slice::from_raw_parts(x as *const f16, n), y),
+                Half::BF16 => bf16::widen(std::slice::from_raw_parts(x as *const bf16, n), y),
             }
         }
     }
@@ -59,8 +60,8 @@ impl Half {
         unsafe {
             let x = std::slice::from_raw_parts(x as *const f32, n);
             match self {
-                Half::F16 => std::slice::from_raw_parts_mut(y as *mut f16, n).convert_from_f32_slice(x),
-                Half::BF16 => std::slice::from_raw_parts_mut(y as *mut bf16, n).convert_from_f32_slice(x),
+                Half::F16 => f16::narrow(x, std::slice::from_raw_parts_mut(y as *mut f16, n)),
+                Half::BF16 => bf16::narrow(x, std::slice::from_raw_parts_mut(y as *mut bf16, n)),
             }
         }
     }

@@ -176,9 +176,11 @@ pub fn signed(d: DType) -> DType {
     }
 }
 
-/// `to` in place of `from`; for loops that serve another dtype of the same size.
+/// `to` in place of `from`, where all bits of one are values of the other; for loops that serve another dtype of the
+/// same size.
 fn renamed(d: DType, from: DType, to: DType) -> DType {
-    if d == from && from.size() == to.size() { to } else { d }
+    let alike = from.size() == to.size() && from != DType::Bool && to != DType::Bool;
+    if d == from && alike { to } else { d }
 }
 
 /// The result's dtype of an f32 loop that runs over half precision.

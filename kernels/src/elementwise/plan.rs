@@ -138,10 +138,27 @@ impl<const K: usize> Cursor<K> {
         plan.dims.first().map_or(1, |d| d.len - self.index[0])
     }
 
+    /// Whole rounds of the innermost loop until the second one ends, from the start of a round.
+    pub(super) fn rounds_left(&self, plan: &Plan<K>) -> usize {
+        match plan.dims.get(1) {
+            Some(d) if self.index[0] == 0 => d.len - self.index[1],
+            _ => 0,
+        }
+    }
+
     /// Moves `n` elements on, at most to the end of the innermost loop.
     pub(super) fn advance(&mut self, plan: &Plan<K>, n: usize) {
+        self.advance_loop(plan, 0, n);
+    }
+
+    /// Moves `n` whole rounds of the innermost loop on, at most to the end of the second one.
+    pub(super) fn advance_rounds(&mut self, plan: &Plan<K>, n: usize) {
+        self.advance_loop(plan, 1, n);
+    }
+
+    fn advance_loop(&mut self, plan: &Plan<K>, first: usize, n: usize) {
         let mut step = n;
-        for (index, d) in self.index.iter_mut().zip(&plan.dims) {
+        for (index, d) in self.index.iter_mut().zip(&plan.dims).skip(first) {
             *index += step;
             for k in 0..K {
                 self.offsets[k] += step * d.strides[k];

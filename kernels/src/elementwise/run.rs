@@ -218,7 +218,7 @@ fn broadcast2(f: &Loop2, cx: &OpContext<'_>, plan: &Plan<2>, data: Pointers2, n:
     let tile = TILE / sizes[0].max(sizes[1]) / inner.len * inner.len;
     ranges(cx.parallel(), n, f.grain(), inner.len, &|s, e| {
         let (a, b, y) = data.get();
-        let mut memory = [const { Scratch::<TILE>::new() }; 2];
+        let mut memory = [const { Tile::new() }; 2];
         let mut done = [false; 2];
         for at in (s..e).step_by(tile) {
             let m = (e - at).min(tile);
@@ -242,10 +242,15 @@ fn broadcast2(f: &Loop2, cx: &OpContext<'_>, plan: &Plan<2>, data: Pointers2, n:
     });
 }
 
+/// Elements that [`write_out`] may write beyond the last one.
+const SLACK: usize = 8;
+/// Scratch memory for a tile that [`write_out`] writes.
+pub(super) type Tile = Scratch<{ TILE + 16 * SLACK }>;
+
 /// Writes what the elements `start..start + n` of the result take from operand `k` to `to`, one after the other.
 ///
 /// # Safety
-/// `from` is valid for reading the operand's elements of `size` bytes, `to` for writing `n` of them.
+/// `from` is valid for reading the operand's elements of `size` bytes, `to` for writing `n + SLACK` of them.
 pub(super) unsafe fn write_out<const K: usize>(
     plan: &Plan<K>,
     k: usize,
@@ -276,22 +281,43 @@ unsafe fn write_out_as<const K: usize, T: Copy>(
     n: usize,
 ) {
     let (from, to) = (from as *const T, to as *mut T);
-    let stride = plan.dims.first().map_or(0, |d| d.strides[k]);
+    let stride = |i: usize| plan.dims.get(i).map_or(0, |d| d.strides[k]);
+    let (inner, outer) = (stride(0), stride(1));
+    // SAFETY (of the closure's callers): the operand has the elements, and the result room for them and the slack.
+    let row = |x: *const T, y: *mut T, len: usize| unsafe {
+        match inner {
+            0 => {
+                // Whole groups: the next row, or the slack, takes what is too much.
+                let group = [x.read(); SLACK];
+                for j in (0..len).step_by(SLACK) {
+                    (y.add(j) as *mut [T; SLACK]).write_unaligned(group);
+                }
+            }
+            1 => std::ptr::copy_nonoverlapping(x, y, len),
+            _ => (0..len).for_each(|j| y.add(j).write(x.add(j * inner).read())),
+        }
+    };
     let mut at = Cursor::new(plan, start);
     let mut i = 0;
     while i < n {
-        let run = at.left_in_run(plan).min(n - i);
-        // SAFETY: the cursor's offsets lie within the operand, and `i + run` is at most `n`.
+        let len = at.left_in_run(plan);
+        // SAFETY: the cursor's offsets lie within the operand, and `i` plus what is written is at most `n`.
         unsafe {
             let (x, y) = (from.add(at.offsets[k]), to.add(i));
-            match stride {
-                0 => (0..run).for_each(|j| y.add(j).write(x.read())),
-                1 => std::ptr::copy_nonoverlapping(x, y, run),
-                _ => (0..run).for_each(|j| y.add(j).write(x.add(j * stride).read())),
+            let rounds = at.rounds_left(plan).min((n - i) / len);
+            if rounds > 0 {
+                for r in 0..rounds {
+                    row(x.add(r * outer), y.add(r * len), len);
+                }
+                at.advance_rounds(plan, rounds);
+                i += rounds * len;
+            } else {
+                let len = len.min(n - i);
+                row(x, y, len);
+                at.advance(plan, len);
+                i += len;
             }
         }
-        at.advance(plan, run);
-        i += run;
     }
 }
 
@@ -338,7 +364,7 @@ pub fn fold(f: &Loop2, cx: &mut OpContext<'_>) -> Result<()> {
     let data = Shared((from.as_slice(), to));
     ranges(cx.parallel(), shape.count(), f.grain(), ALIGN, &|s, e| {
         let (from, to) = data.get();
-        let mut memory = Scratch::<TILE>::new();
+        let mut memory = Scratch::<TILE>::zeroed();
         for at in (s..e).step_by(TILE / size) {
             let m = (e - at).min(TILE / size);
             // SAFETY: all tensors have the loop's dtype and `count` elements; tiles do not overlap, and fit the scratch

@@ -7,9 +7,9 @@ use actorflow_core::shape::Shape;
 use actorflow_core::{Tensor, tensor};
 use bytes::Bytes;
 
-use super::loops::{Arg, Scratch};
+use super::loops::Arg;
 use super::plan::Plan;
-use super::run::{Shared, expect, is_reusable, start, start_mut, write_out};
+use super::run::{Shared, Tile, expect, is_reusable, start, start_mut, write_out};
 use super::split::ranges;
 
 /// Elements a thread should have to do at least.
@@ -162,7 +162,7 @@ fn run(cx: &OpContext<'_>, plan: &Plan<3>, sizes: [usize; 3], data: Shared<([*co
     let tile = TILE / sizes[1] / len * len;
     ranges(cx.parallel(), n, GRAIN, len, &|s, e| {
         let (from, to) = data.get();
-        let mut memory = [const { Scratch::<TILE>::new() }; 3];
+        let mut memory = [const { Tile::new() }; 3];
         for at in (s..e).step_by(tile) {
             let m = (e - at).min(tile);
             let mut arg = |k: usize| {

@@ -9,11 +9,11 @@ use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::{Cost, Kernel, KernelInit, OpContext};
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{DType, dispatch, register_ops};
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::common::{C64, C128};
 use crate::elementwise::{self, Loop1, Map1, SliceFn};
+use crate::math::half::Half;
 use crate::math::madd::Madd;
 use crate::math::simd::{Fn1, Plain, Wide};
 use crate::shapes;
@@ -212,19 +212,19 @@ between_complex! {
     C128 => C64, f32;
 }
 
-/// Between f32 and half precision by the processor's own instructions, where it has them.
+/// Between f32 and half precision, at the processor's width.
 struct Slices;
 
 macro_rules! half_slices {
     ($($h:ty),*) => {
         $(impl SliceFn<f32, $h> for Slices {
             fn run(x: &[f32], y: &mut [$h]) {
-                y.convert_from_f32_slice(x);
+                Half::narrow(x, y);
             }
         }
         impl SliceFn<$h, f32> for Slices {
             fn run(x: &[$h], y: &mut [f32]) {
-                x.convert_to_f32_slice(y);
+                Half::widen(x, y);
             }
         })*
     };

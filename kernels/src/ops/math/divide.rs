@@ -9,16 +9,36 @@ use actorflow_core::{Tensor, dispatch, register_ops};
 use super::common::{C64, C128, binary, conj, reduced, sample2};
 use crate::elementwise::{fn2, functions, loop_table};
 
-// A zero integer divisor is refused before the loop; that it gives 0 there only keeps the loops total.
+/// a / b rounded towards zero, by a division of f64, which is exact enough and has an instruction for many at once:
+/// a quotient that is no integer is at least 1 / |a| of itself away from one.
+#[inline(always)]
+fn truncated(a: i32, b: i32) -> i32 {
+    // The one quotient that does not fit, the least integer by -1, wraps.
+    let q = (f64::from(a) / f64::from(b)) as i32;
+    if b == -1 { a.wrapping_neg() } else { q }
+}
+
+/// As [`truncated`], rounded down.
+#[inline(always)]
+fn floored(a: i32, b: i32) -> i32 {
+    let exact = f64::from(a) / f64::from(b);
+    let q = exact as i32;
+    let down = q.wrapping_sub(i32::from(f64::from(q) > exact));
+    if b == -1 { a.wrapping_neg() } else { down }
+}
+
+// A zero integer divisor is refused before the loop; what the loops give for it does not matter.
 fn2! {
     /// The quotient, of integers rounded towards zero; the least integer by -1 wraps.
     TruncateDiv {
-        Plain i8, i16, i32, i64, u8, u16, u32, u64 => |a, b, M| if b == 0 { 0 } else { a.wrapping_div(b) };
+        Plain i8, i16, i64, u8, u16, u32, u64 => |a, b, M| if b == 0 { 0 } else { a.wrapping_div(b) };
+        Wide i32 => |a, b, M| truncated(a, b);
         Wide f32, f64 => |a, b, M| (a / b).trunc();
     }
     /// The quotient, of integers rounded towards zero.
     Div {
-        Plain i8, i16, i32, i64, u8, u16, u32, u64 => |a, b, M| if b == 0 { 0 } else { a.wrapping_div(b) };
+        Plain i8, i16, i64, u8, u16, u32, u64 => |a, b, M| if b == 0 { 0 } else { a.wrapping_div(b) };
+        Wide i32 => |a, b, M| truncated(a, b);
         Wide f32, f64 => |a, b, M| a / b;
         Plain C64, C128 => |a, b, M| a / b;
     }
@@ -34,7 +54,8 @@ fn2! {
     }
     /// The quotient rounded down.
     FloorDiv {
-        Plain i8, i16, i32, i64 => |a, b, M| {
+        Wide i32 => |a, b, M| floored(a, b);
+        Plain i8, i16, i64 => |a, b, M| {
             if b == 0 {
                 return 0;
             }
@@ -46,7 +67,8 @@ fn2! {
     }
     /// The remainder with the sign of the divisor.
     FloorMod {
-        Plain i8, i16, i32, i64 => |a, b, M| {
+        Wide i32 => |a, b, M| a.wrapping_sub(floored(a, b).wrapping_mul(b));
+        Plain i8, i16, i64 => |a, b, M| {
             if b == 0 {
                 return 0;
             }
@@ -61,7 +83,8 @@ fn2! {
     }
     /// The remainder with the sign of the dividend.
     TruncateMod {
-        Plain i32, i64 => |a, b, M| if b == 0 { 0 } else { a.wrapping_rem(b) };
+        Wide i32 => |a, b, M| a.wrapping_sub(truncated(a, b).wrapping_mul(b));
+        Plain i64 => |a, b, M| if b == 0 { 0 } else { a.wrapping_rem(b) };
         Plain f32, f64 => |a, b, M| a % b;
     }
 }
@@ -224,6 +247,43 @@ mod tests {
             assert_eq!(eval(&apply(op, a, b)), Tensor::from(want), "{op}");
         }
         assert_eq!(eval(&apply("FloorDiv", [200u8, 7], 7u8)), Tensor::from([28u8, 1]));
+    }
+
+    #[test]
+    fn quotients_of_int32_are_exact() {
+        let edges = [
+            i32::MIN,
+            i32::MIN + 1,
+            -65537,
+            -3,
+            -2,
+            -1,
+            0,
+            1,
+            2,
+            3,
+            46341,
+            65536,
+            i32::MAX - 1,
+            i32::MAX,
+        ];
+        let near = |x: i32| [x, x.wrapping_add(1), x.wrapping_sub(1), x.wrapping_mul(77_777)];
+        let all: Vec<i32> = edges.into_iter().flat_map(near).collect();
+        let pairs = all
+            .iter()
+            .flat_map(|a| all.iter().map(move |b| (*a, *b)))
+            .filter(|(_, b)| *b != 0);
+        let (a, b): (Vec<i32>, Vec<i32>) = pairs.unzip();
+        let want = |f: fn(i64, i64) -> i64| {
+            let v = a.iter().zip(&b).map(|(a, b)| f(i64::from(*a), i64::from(*b)) as i32);
+            Tensor::from(v.collect::<Vec<_>>())
+        };
+        let got = |op| eval(&apply(op, a.clone(), b.clone()));
+        let floor = |a: i64, b: i64| (a - (a % b + b) % b) / b;
+        assert_eq!(got("FloorDiv"), want(floor));
+        assert_eq!(got("FloorMod"), want(|a, b| (a % b + b) % b));
+        assert_eq!(got("TruncateDiv"), want(|a, b| a / b));
+        assert_eq!(got("TruncateMod"), want(|a, b| a % b));
     }
 
     #[test]

@@ -75,7 +75,12 @@ impl Layout {
 
     /// The partial shape in this layout of dimensions with the channels at the end.
     pub(crate) fn arranged(self, dims: &[Option<usize>]) -> PartialShape {
-        PartialShape::new(self.back_from_last(dims.len()).iter().map(|i| dims[*i]).collect::<Vec<_>>())
+        PartialShape::new(
+            self.back_from_last(dims.len())
+                .iter()
+                .map(|i| dims[*i])
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// The shape in this layout of dimensions with the channels at the end.
