@@ -8,6 +8,7 @@ pub mod in_top_k;
 pub mod l2_loss;
 mod map;
 pub mod nth_element;
+pub mod pool;
 pub mod rectifiers;
 mod rows;
 pub mod softmax;

@@ -239,6 +239,23 @@ impl Slide {
         ))
     }
 
+    /// Refuses explicit padding that a whole window (of these sizes) fits into.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT`.
+    pub(crate) fn check_paddings(&self, windows: &[usize]) -> Result<()> {
+        for (p, w) in self.padding[3 - self.space..].iter().zip(windows) {
+            if let Padding::Explicit(before, after) = p
+                && (before >= w || after >= w)
+            {
+                return Err(Error::invalid(format!(
+                    "padding {before} and {after} must be smaller than the window of size {w}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The rank of what it slides over.
     pub(crate) fn rank(&self) -> usize {
         self.space + 2

@@ -10,13 +10,12 @@
 
 use std::ops::Range;
 
-use actorflow_core::error::{Error, Result};
+use actorflow_core::error::Result;
 use actorflow_core::kernel::Device;
 use actorflow_core::parallel::Serial;
-use parking_lot::Mutex;
 
 use super::geometry::Geometry;
-use super::number::{Number, refused, room, writable};
+use super::number::{Failure, Number, refused, room, writable};
 use super::patches::{Patches, Strip, View};
 use crate::gemm::{Epilogue, Mat, MatMut, gemm};
 use crate::spread;
@@ -30,24 +29,6 @@ const GRAIN: usize = 1 << 19;
 /// Elements of a line's part of a patch from which it pays to multiply the parts one by one (and write each line only
 /// once) instead of writing whole patches.
 const BROAD: usize = 64;
-
-/// The first error of several workers.
-#[derive(Default)]
-pub(super) struct Failure(Mutex<Option<Error>>);
-
-impl Failure {
-    /// Keeps the error, if there is one and it is the first.
-    pub(super) fn note(&self, r: Result<()>) {
-        if let Err(e) = r {
-            self.0.lock().get_or_insert(e);
-        }
-    }
-
-    /// The error that was kept.
-    pub(super) fn result(self) -> Result<()> {
-        self.0.into_inner().map_or(Ok(()), Err)
-    }
-}
 
 /// The outputs of some views, and the weights of the taps that they see: a matrix with a row for each tap and channel
 /// of the source that a group sees, a column for each channel of the output.

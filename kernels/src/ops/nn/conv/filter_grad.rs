@@ -12,9 +12,8 @@ use actorflow_core::error::Result;
 use actorflow_core::kernel::Device;
 use actorflow_core::parallel::Serial;
 
-use super::convolve::Failure;
 use super::geometry::Geometry;
-use super::number::{Number, refused, room, writable};
+use super::number::{Failure, Number, refused, room, writable};
 use super::patches::{Patches, View};
 use crate::gemm::{Epilogue, Mat, MatMut, gemm};
 use crate::spread;

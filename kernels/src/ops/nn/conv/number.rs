@@ -8,6 +8,7 @@ use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::{Device, OpContext};
 use actorflow_core::{Shape, Tensor};
 use half::{bf16, f16};
+use parking_lot::Mutex;
 
 use super::super::rows::Float;
 use crate::gemm::{self, GemmError};
@@ -142,4 +143,22 @@ pub(crate) fn writable<T: Element>(t: &mut Tensor) -> Result<&mut [T]> {
 /// A product was asked for that does not fit its operands, which is a mistake of the caller.
 pub(crate) fn refused(e: GemmError) -> Error {
     Error::internal(e.to_string())
+}
+
+/// The first error of several workers.
+#[derive(Default)]
+pub(crate) struct Failure(Mutex<Option<Error>>);
+
+impl Failure {
+    /// Keeps the error, if there is one and it is the first.
+    pub(crate) fn note(&self, r: Result<()>) {
+        if let Err(e) = r {
+            self.0.lock().get_or_insert(e);
+        }
+    }
+
+    /// The error that was kept.
+    pub(crate) fn result(self) -> Result<()> {
+        self.0.into_inner().map_or(Ok(()), Err)
+    }
 }

@@ -1,0 +1,353 @@
+//! The largest elements of windows, where they are, and their gradients.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use actorflow_core::error::{Error, Result};
+use actorflow_core::parallel::Parallel;
+
+use super::super::conv::number::Failure;
+use super::super::window::Axis;
+use super::extents::Extents;
+use super::number::Number;
+use crate::math::madd::Madd;
+use crate::spread;
+use crate::wide::Work;
+
+/// Channels that are computed at a time.
+const LANES: usize = 16;
+
+/// Comparisons that are worth handing to another worker.
+const GRAIN: usize = 1 << 17;
+
+/// No pixel.
+const NONE: u32 = u32::MAX;
+
+/// The largest elements of the windows of a line.
+struct Largest<'a, T> {
+    /// The image.
+    x: &'a [T],
+    /// The lines that the windows take.
+    lines: &'a [usize],
+    axis: Axis,
+    channels: usize,
+    out: &'a mut [T],
+}
+
+impl<T: Number> Work for Largest<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<M: Madd>(self) {
+        let c = self.channels;
+        let line = self.axis.input * c;
+        for (o, out) in self.out.chunks_exact_mut(c).enumerate() {
+            let reach = self.axis.reach(o);
+            let mut at = 0;
+            let (blocks, rest) = out.as_chunks_mut::<LANES>();
+            for out in blocks {
+                let mut acc = [T::LEAST; LANES];
+                for l in self.lines {
+                    for i in reach.clone() {
+                        let x = &self.x[l * line + i * c + at..][..LANES];
+                        for (a, x) in acc.iter_mut().zip(x) {
+                            *a = if *x > *a { *x } else { *a };
+                        }
+                    }
+                }
+                *out = acc;
+                at += LANES;
+            }
+            if rest.is_empty() {
+                continue;
+            }
+            rest.fill(T::LEAST);
+            for l in self.lines {
+                for i in reach.clone() {
+                    for (a, x) in rest.iter_mut().zip(&self.x[l * line + i * c + at..]) {
+                        *a = if *x > *a { *x } else { *a };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Chunks of whole output lines that are worth handing out.
+fn chunk(e: &Extents) -> usize {
+    let window: usize = e.axes.iter().map(|a| a.window).fold(1, usize::saturating_mul);
+    (GRAIN / (e.line_out().saturating_mul(window)).max(1)).max(1)
+}
+
+/// The largest elements of all windows; NaNs are passed over.
+pub(super) fn largest<T: Number>(par: &dyn Parallel, e: &Extents, x: &[T], out: &mut [T]) {
+    let (line, per) = (e.line_out(), chunk(e));
+    let image = e.lines_in() * e.line_in();
+    spread::chunks(par, out, per * line, |i, out| {
+        let mut lines = Vec::new();
+        for (j, out) in out.chunks_mut(line).enumerate() {
+            let at = i * per + j;
+            lines.clear();
+            lines.extend(e.taken(at % e.lines_out()));
+            T::run(Largest {
+                x: &x[at / e.lines_out() * image..][..image],
+                lines: &lines,
+                axis: e.axes[2],
+                channels: e.channels,
+                out,
+            });
+        }
+    });
+}
+
+/// The pixels at which the windows of a line have their largest elements, the first ones of equals; a NaN that comes
+/// first counts as largest.
+struct Places<'a, T> {
+    x: &'a [T],
+    lines: &'a [usize],
+    axis: Axis,
+    channels: usize,
+    out: &'a mut [u32],
+}
+
+impl<T: Number> Work for Places<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<M: Madd>(mut self) {
+        let (c, width) = (self.channels, self.axis.input);
+        let mut values = [T::LEAST; LANES];
+        let all = std::mem::take(&mut self.out);
+        for (o, out) in all.chunks_exact_mut(c).enumerate() {
+            let reach = self.axis.reach(o);
+            let first = self
+                .lines
+                .first()
+                .filter(|_| !reach.is_empty())
+                .map(|l| l * width + reach.start);
+            let Some(first) = first else {
+                out.fill(NONE);
+                continue;
+            };
+            let mut at = 0;
+            let (blocks, rest) = out.as_chunks_mut::<LANES>();
+            for out in blocks {
+                self.block(first, at, reach.clone(), &mut values, out);
+                at += LANES;
+            }
+            let values = &mut values[..rest.len()];
+            self.block(first, at, reach, values, rest);
+        }
+    }
+}
+
+impl<T: Number> Places<'_, T> {
+    /// The places of some channels from `at` on, of the window that begins at pixel `first`.
+    #[inline(always)]
+    fn block(&self, first: usize, at: usize, reach: Range<usize>, values: &mut [T], out: &mut [u32]) {
+        let (c, width, n) = (self.channels, self.axis.input, out.len());
+        values.copy_from_slice(&self.x[first * c + at..][..n]);
+        out.fill(first as u32);
+        for l in self.lines {
+            for i in reach.clone() {
+                let pixel = l * width + i;
+                let x = &self.x[pixel * c + at..][..n];
+                for ((v, o), x) in values.iter_mut().zip(out.iter_mut()).zip(x) {
+                    let more = *x > *v;
+                    *v = if more { *x } else { *v };
+                    *o = if more { pixel as u32 } else { *o };
+                }
+            }
+        }
+    }
+}
+
+/// The first pixels of the windows of a line that equal the outputs.
+struct Equal<'a, T> {
+    x: &'a [T],
+    y: &'a [T],
+    lines: &'a [usize],
+    axis: Axis,
+    channels: usize,
+    out: &'a mut [u32],
+}
+
+impl<T: Number> Work for Equal<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<M: Madd>(self) {
+        let (c, width) = (self.channels, self.axis.input);
+        for ((o, out), y) in self.out.chunks_exact_mut(c).enumerate().zip(self.y.chunks_exact(c)) {
+            out.fill(NONE);
+            for l in self.lines {
+                for i in self.axis.reach(o) {
+                    let pixel = l * width + i;
+                    for ((o, y), x) in out.iter_mut().zip(y).zip(&self.x[pixel * c..]) {
+                        *o = if *o == NONE && *x == *y { pixel as u32 } else { *o };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// For every output the pixel of its image that holds the window's largest element; with `y`, the first that equals
+/// the output given there.
+pub(super) fn places<T: Number>(par: &dyn Parallel, e: &Extents, x: &[T], y: Option<&[T]>, out: &mut [u32]) {
+    let (line, per) = (e.line_out(), chunk(e));
+    let image = e.lines_in() * e.line_in();
+    spread::chunks(par, out, per * line, |i, out| {
+        let mut lines = Vec::new();
+        for (j, out) in out.chunks_mut(line).enumerate() {
+            let at = i * per + j;
+            lines.clear();
+            lines.extend(e.taken(at % e.lines_out()));
+            let x = &x[at / e.lines_out() * image..][..image];
+            let (axis, channels) = (e.axes[2], e.channels);
+            match y {
+                None => T::run(Places {
+                    x,
+                    lines: &lines,
+                    axis,
+                    channels,
+                    out,
+                }),
+                Some(y) => T::run(Equal {
+                    x,
+                    y: &y[at * line..][..line],
+                    lines: &lines,
+                    axis,
+                    channels,
+                    out,
+                }),
+            }
+        }
+    });
+}
+
+/// Adds every output's gradient to the pixel that it came from.
+///
+/// Every stripe of the input looks at the windows that reach into it, in their order.
+pub(super) fn scatter<T: Number>(par: &dyn Parallel, e: &Extents, places: &[u32], dy: &[T], dx: &mut [T]) {
+    let (line, c) = (e.line_in(), e.channels);
+    let per = (GRAIN / line.max(1)).max(1);
+    spread::chunks(par, dx, per * line, |i, dx| {
+        dx.fill(T::ZERO);
+        let stripe = i * per..i * per + dx.len() / line;
+        for image in stripe.start / e.lines_in()..stripe.end.div_ceil(e.lines_in()) {
+            let base = image * e.lines_in();
+            let lines = stripe.start.max(base) - base..(stripe.end - base).min(e.lines_in());
+            let first = lines.start * e.axes[2].input;
+            let at = (base + lines.start - stripe.start) * line;
+            let dx = &mut dx[at..][..lines.len() * line];
+            for o in 0..e.lines_out() {
+                if !touches(e, o, &lines) {
+                    continue;
+                }
+                let from = (image * e.lines_out() + o) * e.line_out();
+                let (places, dy) = (&places[from..][..e.line_out()], &dy[from..][..e.line_out()]);
+                for (places, dy) in places.chunks_exact(c).zip(dy.chunks_exact(c)) {
+                    for (k, (p, d)) in places.iter().zip(dy).enumerate() {
+                        let pixel = (*p as usize).wrapping_sub(first);
+                        if let Some(x) = pixel.checked_mul(c).and_then(|p| dx.get_mut(p + k)) {
+                            *x = x.plus(*d);
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Whether a line of windows can reach into a range of lines.
+fn touches(e: &Extents, line: usize, lines: &Range<usize>) -> bool {
+    let mut taken = e.taken(line);
+    let Some(first) = taken.next() else { return false };
+    let last = taken.last().unwrap_or(first);
+    first < lines.end && last >= lines.start
+}
+
+/// For every output the element of `g`, shaped like the input, at its place; zero where there is none.
+pub(super) fn gather<T: Number>(par: &dyn Parallel, e: &Extents, places: &[u32], g: &[T], out: &mut [T]) {
+    let (line, c) = (e.line_out(), e.channels);
+    let per = spread::rows_of(line);
+    let image = e.lines_in() * e.line_in();
+    spread::chunks(par, out, per * line, |i, out| {
+        for (j, out) in out.chunks_mut(line).enumerate() {
+            let at = i * per + j;
+            let g = &g[at / e.lines_out() * image..][..image];
+            for (k, (o, p)) in out.iter_mut().zip(&places[at * line..]).enumerate() {
+                *o = match *p {
+                    NONE => T::ZERO,
+                    p => g[p as usize * c + k % c],
+                };
+            }
+        }
+    });
+}
+
+/// Calls `body(image, index of an output, index into the image)` for all outputs of image `image`.
+///
+/// `indices` are as `MaxPoolWithArgmax` gives them: into the flattened image, or (`batch`) into the whole batch.
+fn indexed(e: &Extents, indices: &[i64], batch: bool, image: usize, mut body: impl FnMut(usize, usize)) -> Result<()> {
+    let (size, per) = (e.lines_in() * e.line_in(), e.lines_out() * e.line_out());
+    let base = if batch { (image * size) as i64 } else { 0 };
+    for (i, index) in indices[image * per..][..per].iter().enumerate() {
+        match usize::try_from(index.wrapping_sub(base)).ok().filter(|at| *at < size) {
+            Some(at) => body(image * per + i, at),
+            None => {
+                return Err(Error::invalid(format!(
+                    "argmax holds {index} for image {image}, which is outside of it: images have {size} elements"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds every output's gradient to the element that `indices` names.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` for an index outside of its image.
+pub(super) fn scatter_at<T: Number>(
+    par: &dyn Parallel,
+    e: &Extents,
+    (indices, batch): (&[i64], bool),
+    dy: &[T],
+    dx: &mut [T],
+) -> Result<()> {
+    let failure = Failure::default();
+    spread::chunks(par, dx, e.lines_in() * e.line_in(), |image, dx| {
+        dx.fill(T::ZERO);
+        failure.note(indexed(e, indices, batch, image, |i, at| dx[at] = dx[at].plus(dy[i])));
+    });
+    failure.result()
+}
+
+/// For every output the element of `g`, shaped like the input, that `indices` names.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` for an index outside of its image.
+pub(super) fn gather_at<T: Number>(
+    par: &dyn Parallel,
+    e: &Extents,
+    (indices, batch): (&[i64], bool),
+    g: &[T],
+    out: &mut [T],
+) -> Result<()> {
+    let (size, per) = (e.lines_in() * e.line_in(), e.lines_out() * e.line_out());
+    let failure = Failure::default();
+    spread::chunks(par, out, per, |image, out| {
+        let g = &g[image * size..][..size];
+        failure.note(indexed(e, indices, batch, image, |i, at| out[i - image * per] = g[at]));
+    });
+    failure.result()
+}
+
+/// The largest of every `depth` channels.
+pub(super) fn largest_of_channels<T: Number>(par: &dyn Parallel, x: &[T], depth: usize, out: &mut [T]) {
+    let per = (spread::GRAIN / depth).max(1);
+    spread::chunks(par, out, per, |i, out| {
+        for (o, x) in out.iter_mut().zip(x[i * per * depth..].chunks_exact(depth)) {
+            *o = x.iter().fold(T::LEAST, |a, x| if *x > a { *x } else { a });
+        }
+    });
+}

@@ -1,0 +1,18 @@
+//! Pools: the largest or the mean element of windows, and their gradients.
+//!
+//! - `extents`: the windows of one pool, checked
+//! - `extremes`: largest elements, where they are, gradients to and from there
+//! - `averages`: means and their gradient
+//! - the other files define the operations
+
+pub mod argmax;
+mod averages;
+pub mod avg_pool;
+mod extents;
+mod extremes;
+mod kernels;
+pub mod max_pool;
+pub mod max_pool3d;
+mod number;
+#[cfg(test)]
+mod tests;
