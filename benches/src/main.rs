@@ -11,6 +11,7 @@ mod measure;
 mod mlp;
 mod peak;
 mod report;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -57,6 +58,12 @@ enum Subject {
     MlpTrain,
     /// A chain of element-wise operations over 10 million floats, softmax, sums along both axes.
     Elementwise,
+    /// Many runs of a small training step; fails if resident memory grows.
+    Soak {
+        /// How many.
+        #[arg(long, default_value_t = 1_000_000)]
+        runs: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -79,6 +86,7 @@ fn main() -> ExitCode {
                     Subject::Matmul => matmul::run(&m, &mut out),
                     Subject::MlpTrain => mlp::run(&m, &mut out),
                     Subject::Elementwise => elementwise::run(&m, &mut out),
+                    Subject::Soak { runs } => soak::run(&m, runs),
                 }
             });
             match measured.join() {
