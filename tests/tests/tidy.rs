@@ -94,6 +94,26 @@ const UNSAFE_FILES: &[Exception] = &[
         why: "loops compiled for instruction sets that are found at run time",
     },
     Exception {
+        path: "kernels/src/elementwise/block.rs",
+        why: "typed blocks meet loops whose types are known at run time only",
+    },
+    Exception {
+        path: "kernels/src/elementwise/half.rs",
+        why: "stages of half precision in memory of no type",
+    },
+    Exception {
+        path: "kernels/src/elementwise/loops.rs",
+        why: "loops that forget their element types",
+    },
+    Exception {
+        path: "kernels/src/elementwise/run.rs",
+        why: "operands by address: broadcast, in place, split over workers",
+    },
+    Exception {
+        path: "kernels/src/elementwise/select.rs",
+        why: "elements chosen by size, whatever their type",
+    },
+    Exception {
         path: "kernels/src/gemm/",
         why: "SIMD microkernels, packing buffers and blocks of one matrix that several workers write",
     },

@@ -283,8 +283,9 @@ unsafe fn write_out_as<const K: usize, T: Copy>(
     let (from, to) = (from as *const T, to as *mut T);
     let stride = |i: usize| plan.dims.get(i).map_or(0, |d| d.strides[k]);
     let (inner, outer) = (stride(0), stride(1));
-    // SAFETY (of the closure's callers): the operand has the elements, and the result room for them and the slack.
-    let row = |x: *const T, y: *mut T, len: usize| unsafe {
+    let row = |x: *const T, y: *mut T, len: usize|
+    // SAFETY: called below only with elements that the operand has and room that the result has, slack included.
+    unsafe {
         match inner {
             0 => {
                 // Whole groups: the next row, or the slack, takes what is too much.
