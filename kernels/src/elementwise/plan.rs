@@ -124,8 +124,10 @@ impl<const K: usize> Cursor<K> {
         };
         let mut rest = start;
         for (index, d) in c.index.iter_mut().zip(&plan.dims) {
-            *index = rest % d.len;
-            rest /= d.len;
+            // An empty result has a place before its first element too.
+            let len = d.len.max(1);
+            *index = rest % len;
+            rest /= len;
             for k in 0..K {
                 c.offsets[k] += *index * d.strides[k];
             }

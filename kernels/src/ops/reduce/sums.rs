@@ -238,7 +238,7 @@ fn norm_float<F: Fold>(
 
 /// As TensorFlow: the sum of squares wraps in the type of the elements, the root is rounded down.
 fn norm_int<T: Narrow<Wide = i64>>(device: &dyn Device, x: &Tensor, plan: &Plan) -> Result<Tensor> {
-    let squares = map::<T, i64>(device, x, |x| x.widen() * x.widen())?;
+    let squares = map::<T, i64>(device, x, |x| x.widen().wrapping_mul(x.widen()))?;
     let sum = direct::<Sum<i64>>(device, &squares, plan)?;
     map::<i64, T>(device, &sum, |s| T::narrow((T::narrow(s).widen() as f64).sqrt() as i64))
 }
