@@ -140,7 +140,9 @@ fn infer(cx: &ShapeContext<'_>, axis: Option<i64>, batch: i64) -> Result<Vec<Par
     };
     let Some(axis) = axis else {
         let b = if batch < 0 { batch + ir as i64 } else { batch };
-        let rank = usize::try_from(pr as i64 - 1 + ir as i64 - b);
+        let rank = (pr as i64 - 1 + ir as i64)
+            .checked_sub(b)
+            .and_then(|r| usize::try_from(r).ok());
         return Ok(vec![rank.map_or(PartialShape::UNKNOWN, PartialShape::of_rank)]);
     };
     let (axis, batch) = places(axis, batch, pr, ir)?;

@@ -35,7 +35,7 @@ fn spec(attrs: &Attrs, dtype: DType) -> Result<Spec> {
         "0" => Fill::Zeros,
         other => return Err(Error::invalid(format!("fill argument not supported: {other:?}"))),
     };
-    let bounded = |x: i64| usize::try_from(x).ok().map(|x| x.min(usize::from(u16::MAX)));
+    let bounded = |x: i64| usize::try_from(x).ok().map(|x| x.min(1 << 15));
     Ok(Spec {
         width: bounded(width).unwrap_or(0),
         fill: if width > 0 || fill != Fill::Zeros {
