@@ -7,6 +7,7 @@ pub mod exponential_units;
 pub mod in_top_k;
 pub mod l2_loss;
 mod map;
+pub mod norm;
 pub mod nth_element;
 pub mod pool;
 pub mod rectifiers;
