@@ -5,6 +5,7 @@ pub mod flow;
 pub mod math;
 pub mod matrix;
 pub mod nn;
+pub mod queue;
 pub mod random;
 pub mod reduce;
 pub mod state;

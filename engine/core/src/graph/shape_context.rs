@@ -1,5 +1,7 @@
 //! What a shape function sees.
 
+use std::sync::Arc;
+
 use super::const_eval::{constant_shape, constant_value};
 use super::{Graph, Node, Output, OutputRef};
 use crate::attr::Attrs;
@@ -67,25 +69,29 @@ impl ShapeContext<'_> {
         self.constant(i)?.to_i64().ok()
     }
 
-    /// The shape declared for the resource variable whose handle is input `i`, as far as the handle can be followed
-    /// to where it was made.
-    pub fn variable_shape(&self, i: usize) -> PartialShape {
-        let mut at = self.node.inputs().get(i).copied();
+    /// The node that made the resource handle (or reference) of input `i`, as far as it can be followed.
+    pub fn handle_maker(&self, i: usize) -> Option<Arc<Node>> {
+        let mut at = *self.node.inputs().get(i)?;
         // Handles pass through few nodes; the bound only guards against the back edges of loops.
         for _ in 0..64 {
-            let Some(r) = at else { break };
-            let Some(node) = self.graph.read(|d| d.nodes.get(r.node.index()).cloned()) else {
-                break;
+            let node = self.graph.read(|d| d.nodes.get(at.node.index()).cloned())?;
+            let input = match node.op_name() {
+                "Identity" | "Enter" | "Exit" | "Switch" | "Merge" | "NextIteration" | "RefIdentity" | "RefEnter"
+                | "RefExit" | "RefSwitch" | "RefMerge" | "RefNextIteration" | "FakeQueue" => 0,
+                "IdentityN" => at.index as usize,
+                _ => return Some(node),
             };
-            let passes = match node.op_name() {
-                "VarHandleOp" => return node.attrs().shape("shape").cloned().unwrap_or_default(),
-                "Identity" | "Enter" | "Exit" | "Switch" | "Merge" | "NextIteration" => 0,
-                "IdentityN" => r.index as usize,
-                _ => break,
-            };
-            at = node.inputs().get(passes).copied();
+            at = *node.inputs().get(input)?;
         }
-        PartialShape::UNKNOWN
+        None
+    }
+
+    /// The shape declared for the resource variable whose handle is input `i`, if it is known.
+    pub fn variable_shape(&self, i: usize) -> PartialShape {
+        match self.handle_maker(i) {
+            Some(n) if n.op_name() == "VarHandleOp" => n.attrs().shape("shape").cloned().unwrap_or_default(),
+            _ => PartialShape::UNKNOWN,
+        }
     }
 
     /// The values of input `i`, integers, if they are known.

@@ -242,7 +242,9 @@ impl Tensor {
         let bytes = count
             .checked_mul(dtype.size())
             .filter(|b| *b <= isize::MAX as usize / 2)
-            .ok_or_else(|| Error::exhausted(format!("a {dtype} tensor of shape {shape} overflows the address space")))?;
+            .ok_or_else(|| {
+                Error::exhausted(format!("a {dtype} tensor of shape {shape} overflows the address space"))
+            })?;
         if bytes <= INLINE_BYTES {
             return Ok(Tensor {
                 data: Data::Inline([0; 2]),
