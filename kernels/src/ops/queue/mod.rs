@@ -8,3 +8,5 @@ pub mod ops;
 pub mod room;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod tests;

@@ -212,7 +212,8 @@ fn dequeue_many(init: &KernelInit<'_>, up_to: bool) -> Result<Box<dyn Kernel>> {
         };
         let request = Request::DequeueMany {
             count,
-            up_to,
+            // As in TensorFlow, a priority queue gives all or nothing.
+            up_to: up_to && desk.info().kind != Kind::Priority,
             taken: Vec::new(),
             pool: cx.step().device.pool().clone(),
         };

@@ -232,10 +232,13 @@ pub fn submit<C: Counter>(cx: &mut OpContext<'_>, desk: &Desk<C>, request: C::Re
         w.to = Some(to);
     }
     let guard = token.map(|token| {
-        let actor = actor.clone();
+        // Not a share of its own: the guard is kept in the actor, which would then never end.
+        let actor = Arc::downgrade(actor);
         token.on_cancel(move |reason| {
             let reason = reason.clone();
-            actor.send(move |room| deliver(room.cancel(id, reason)));
+            if let Some(actor) = actor.upgrade() {
+                actor.send(move |room| deliver(room.cancel(id, reason)));
+            }
         })
     });
     if let Some(w) = held.state(actor)?.find(id) {
