@@ -3,12 +3,14 @@
 use std::panic::Location;
 use std::sync::Arc;
 
+use super::scope::Effective;
 use super::shape_context::infer;
-use super::{Graph, Node, NodeId, Operation, Output, OutputRef};
+use super::{Context, ContextRef, Graph, Node, NodeId, Operation, Output, OutputRef};
 use crate::attr::{AttrValue, Attrs};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{ArgDef, ArgType, AttrKind, OpDef, registry};
+use crate::shape::PartialShape;
 
 enum Arg {
     One(Output),
@@ -33,6 +35,8 @@ pub struct OpBuilder {
     /// Which of the flat inputs only stand in for a back edge.
     back_edges: Vec<usize>,
     exact: bool,
+    /// Output shapes that are given instead of inferred.
+    shapes: Vec<(usize, PartialShape)>,
 }
 
 impl Graph {
@@ -53,6 +57,7 @@ impl Graph {
             flat: None,
             back_edges: Vec::new(),
             exact: false,
+            shapes: Vec::new(),
         }
     }
 }
@@ -137,6 +142,13 @@ impl OpBuilder {
         self
     }
 
+    /// What is known of the shape of output `index`, in place of what would be inferred. The caller answers for it:
+    /// for the values of a loop that may change their shape, and for those that come back from a stack.
+    pub fn output_shape(mut self, index: usize, shape: PartialShape) -> Self {
+        self.shapes.push((index, shape));
+        self
+    }
+
     /// Adds the node and gives its only (or first) output.
     ///
     /// # Errors
@@ -179,7 +191,8 @@ impl OpBuilder {
                 )));
             }
         }
-        let flat = match self.flat.take() {
+        let scope = self.graph.effective_scope();
+        let mut flat = match self.flat.take() {
             Some(flat) => self.match_flat(def, flat)?,
             None => self.match_args(def)?,
         };
@@ -199,13 +212,14 @@ impl OpBuilder {
         let (input_types, input_refs) = self.expected_inputs(def, &flat)?;
         let (output_types, output_refs) = arg_types(def.outputs(), &self.attrs)?;
 
-        let scope = if self.exact {
-            Default::default()
-        } else {
-            self.graph.effective_scope()
-        };
+        let context = scope.context.clone();
+        let scope = if self.exact { Effective::default() } else { scope };
         let mut control = scope.control;
         control.append(&mut self.control);
+        let context = match context {
+            Some(c) => self.route(c, &mut flat, &mut control)?,
+            None => None,
+        };
         control.sort_unstable();
         control.dedup();
         let mut colocate = scope.colocate;
@@ -232,8 +246,13 @@ impl OpBuilder {
             location: self.location,
         };
         node.output_shapes = infer(&self.graph, &node, &self.back_edges)?;
+        for (i, shape) in self.shapes {
+            if let Some(s) = node.output_shapes.get_mut(i) {
+                *s = shape;
+            }
+        }
 
-        self.graph.write(|d| {
+        let op = self.graph.write(|d| {
             // TensorFlow's internal operations start with an underscore, names of nodes may not.
             let wanted = self.name.as_deref().unwrap_or(def.name().trim_start_matches('_'));
             let name = if self.exact {
@@ -262,7 +281,43 @@ impl OpBuilder {
             d.by_name.insert(node.name.clone(), id);
             d.nodes.push(Arc::new(node));
             Ok(Operation::new(self.graph.clone(), id))
-        })
+        })?;
+        if let Some(c) = context {
+            c.added(&op);
+        }
+        Ok(op)
+    }
+
+    /// Replaces inputs and control inputs by what a node in this context reads and waits for; the context that the
+    /// node ends up in.
+    fn route(
+        &self,
+        context: Arc<dyn Context>,
+        flat: &mut [(OutputRef, DType, bool)],
+        control: &mut Vec<NodeId>,
+    ) -> Result<ContextRef> {
+        let outputs = |flat: &[(OutputRef, DType, bool)]| {
+            flat.iter().map(|f| self.graph.output_of(f.0)).collect::<Result<Vec<_>>>()
+        };
+        let mut context = context;
+        if let Some(other) = context.home(&self.op, &outputs(flat)?) {
+            control.clear();
+            match other {
+                Some(c) => context = c,
+                None => return Ok(None),
+            }
+        }
+        for f in flat.iter_mut() {
+            let x = context.bring_in(&self.graph.output_of(f.0)?)?;
+            *f = (x.as_ref(), x.dtype(), x.is_ref());
+        }
+        let given = std::mem::take(control);
+        for c in given {
+            let op = Operation::new(self.graph.clone(), c);
+            control.extend(context.wait_for(&op)?.map(|op| op.id()));
+        }
+        control.extend(context.pin(&outputs(flat)?, !control.is_empty()).map(|op| op.id()));
+        Ok(Some(context))
     }
 
     /// Matches the arguments with the definition's inputs and infers attributes from them.

@@ -7,6 +7,7 @@
 mod builder;
 mod collections;
 mod const_eval;
+mod context;
 mod convenience;
 mod loop_shapes;
 mod node;
@@ -16,6 +17,7 @@ mod shape_context;
 
 pub use builder::OpBuilder;
 pub use collections::keys;
+pub use context::{Context, ContextRef};
 pub use node::{Node, NodeId, OutputRef};
 pub use operators::IntoOutput;
 pub use scope::ScopeGuard;

@@ -5,10 +5,10 @@
 use std::collections::HashMap;
 use std::thread::ThreadId;
 
-use super::{Graph, NodeId, Operation};
+use super::{ContextRef, Graph, NodeId, Operation};
 use crate::error::{Error, Result};
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Scope {
     /// The whole prefix, with its final slash; empty at the top.
     Name(String),
@@ -16,6 +16,8 @@ pub(crate) enum Scope {
     /// Wait for these; `None` clears what the outer scopes ask for.
     Control(Option<Vec<NodeId>>),
     Colocate(String),
+    /// Add nodes in this context; also clears control dependencies, which are of the context around it.
+    Context(ContextRef),
 }
 
 #[derive(Default)]
@@ -25,12 +27,13 @@ pub(crate) struct Scopes {
 }
 
 /// What the open scopes say about a new node.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Effective {
     pub(crate) prefix: String,
     pub(crate) device: String,
     pub(crate) control: Vec<NodeId>,
     pub(crate) colocate: Vec<String>,
+    pub(crate) context: ContextRef,
 }
 
 /// Keeps a scope open; it ends when the guard is dropped.
@@ -77,7 +80,7 @@ pub(crate) fn merge_device(outer: &str, inner: &str) -> String {
 }
 
 impl Graph {
-    fn push_scope(&self, scope: Scope) -> ScopeGuard {
+    pub(super) fn push_scope(&self, scope: Scope) -> ScopeGuard {
         let thread = std::thread::current().id();
         let mut s = self.scopes().lock();
         s.next += 1;
@@ -105,6 +108,10 @@ impl Graph {
                 Scope::Control(Some(c)) => e.control.extend(c),
                 Scope::Control(None) => e.control.clear(),
                 Scope::Colocate(n) => e.colocate = vec![n.clone()],
+                Scope::Context(c) => {
+                    e.context.clone_from(c);
+                    e.control.clear();
+                }
             }
         }
         e
