@@ -41,6 +41,12 @@ const ELSEWHERE: &[&str] = &[
     "RefIdentity",
     "ResourceGather",
     "ResourceGatherNd",
+    "TensorArrayConcatV3",
+    "TensorArrayGatherV3",
+    "TensorArrayReadV3",
+    "TensorArrayScatterV3",
+    "TensorArraySplitV3",
+    "TensorArrayWriteV3",
 ];
 
 #[test]

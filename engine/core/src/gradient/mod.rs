@@ -3,9 +3,21 @@
 //! [`gradients`] walks backwards from `ys` to `xs`, as TensorFlow 1's `tf.gradients` does: each operation's
 //! registered [`GradFn`] turns the gradients of its outputs into gradients of its inputs, contributions to the
 //! same tensor are added up. The result is ordinary graph, so gradients can be differentiated again.
+//!
+//! - `walk`: the nodes between xs and ys, and the order in which they are visited
+//! - `structure`: loops and conditionals, recovered from the nodes
+//! - `choice`: gradients of conditionals
+//! - `iteration`: gradients of loops, which are loops that run backwards
+//! - `history`: what nodes in the gradient of a loop see of the loop
+//! - `slices`, `zeros`: sparse gradients, and those of what nothing depends on
 
+mod choice;
+mod history;
+mod iteration;
 mod slices;
+mod structure;
 mod walk;
+mod zeros;
 
 pub use slices::{Grad, IndexedSlices};
 pub use walk::{GradientOptions, gradients, gradients_with};

@@ -1,10 +1,15 @@
 //! The backward walk.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
-use super::{Grad, GradContext, IndexedSlices};
+use parking_lot::Mutex;
+
+use super::history::{LoopGrad, Shared};
+use super::structure::{FrameId, Structure, is_constant_enter, is_enter, is_exit};
+use super::{Grad, GradContext, IndexedSlices, choice};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, NodeId, Operation, Output, OutputRef};
+use crate::graph::{Graph, NodeId, Operation, Output, OutputRef};
 use crate::op::Gradient;
 
 /// How [`gradients_with`] works.
@@ -47,9 +52,28 @@ pub fn gradients_with(ys: &[Output], xs: &[Output], options: &GradientOptions) -
     if let Some(t) = ys.iter().chain(xs).chain(given).find(|t| !t.graph().same(&graph)) {
         return Err(Error::invalid(format!("{} is of another graph", t.name())));
     }
+    let mut structure = Structure::new(&graph);
+    let base = structure.outputs_in(first.op().id())?;
+    for y in ys {
+        if structure.outputs_in(y.op().id())? != base {
+            return Err(Error::invalid(format!(
+                "{} and {} are in different loops; gradients are taken of tensors of one loop, or of results of loops",
+                first.name(),
+                y.name()
+            )));
+        }
+    }
     let _scope = graph.name_scope("gradients");
     let mut walk = Walk {
-        between: between(&graph, ys, xs, &options.stop_gradients)?,
+        wanted: between(&graph, ys, xs, &options.stop_gradients)?,
+        stops: options.stop_gradients.iter().map(Output::as_ref).collect(),
+        by_frame: HashMap::new(),
+        shared: Arc::new(Shared {
+            context: graph.context(),
+            graph: graph.clone(),
+            structure: Mutex::new(structure),
+            base,
+        }),
         graph,
         sums: HashMap::new(),
         options,
@@ -68,84 +92,215 @@ pub fn gradients_with(ys: &[Output], xs: &[Output], options: &GradientOptions) -
         };
         walk.sums.entry(y.as_ref()).or_default().push(Grad::Dense(seed));
     }
-    walk.run()?;
-    xs.iter().map(|x| walk.total(x.as_ref())).collect()
+    walk.sort_by_frame()?;
+    walk.run_frame(base, None)?;
+    xs.iter().map(|x| walk.total_of_source(x)).collect()
 }
 
-/// The nodes on a path from an x to a y, in the order of their ids.
-fn between(graph: &Graph, ys: &[Output], xs: &[Output], stops: &[Output]) -> Result<Vec<NodeId>> {
+/// The nodes on a path from an x to a y.
+fn between(graph: &Graph, ys: &[Output], xs: &[Output], stops: &[Output]) -> Result<HashSet<NodeId>> {
     let nodes = graph.nodes();
     let stop: HashSet<OutputRef> = stops.iter().map(Output::as_ref).collect();
-    let mut above = HashSet::new();
+    let mut above = vec![false; nodes.len()];
+    let mut users: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
     let mut todo: Vec<NodeId> = ys.iter().map(|y| y.op().id()).collect();
+    let carries = |r: &OutputRef| {
+        let from = &nodes[r.node.index()];
+        let dtype = from.output_types().get(r.index as usize);
+        dtype.is_some_and(|t| t.is_differentiable()) && !stop.contains(r)
+    };
     while let Some(id) = todo.pop() {
-        if above.insert(id) {
-            let node = nodes.get(id.index()).ok_or_else(|| Error::internal("dangling edge"))?;
-            todo.extend(node.inputs().iter().map(|r| r.node));
+        let seen = above
+            .get_mut(id.index())
+            .ok_or_else(|| Error::internal("dangling edge"))?;
+        if std::mem::replace(seen, true) {
+            continue;
+        }
+        for r in nodes[id.index()].inputs() {
+            todo.push(r.node);
+            users.entry(r.node).or_default().push(id);
         }
     }
     let sources: HashSet<OutputRef> = xs.iter().map(Output::as_ref).collect();
-    let source_nodes: HashSet<NodeId> = sources.iter().map(|r| r.node).collect();
-    let mut order: Vec<NodeId> = above.into_iter().collect();
-    order.sort_unstable();
-    let carries = |node: &Node, r: &OutputRef, on_path: &HashSet<NodeId>| {
-        let from = &nodes[r.node.index()];
-        let _ = node;
-        from.output_types()
-            .get(r.index as usize)
-            .is_some_and(|t| t.is_differentiable())
-            && !stop.contains(r)
-            && (sources.contains(r) || on_path.contains(&r.node))
-    };
-    let mut on_path = HashSet::new();
-    for id in &order {
-        let node = &nodes[id.index()];
-        if node.inputs().iter().any(|r| carries(node, r, &on_path)) {
-            on_path.insert(*id);
+    let mut found: HashSet<NodeId> = HashSet::new();
+    let mut todo: VecDeque<NodeId> = VecDeque::new();
+    for r in &sources {
+        if above[r.node.index()] {
+            found.insert(r.node);
+            todo.push_back(r.node);
         }
     }
-    Ok(order
-        .into_iter()
-        .filter(|id| on_path.contains(id) || source_nodes.contains(id))
-        .collect())
+    // Along edges that carry a gradient; back edges of loops too.
+    let mut reached: HashSet<NodeId> = HashSet::new();
+    while let Some(id) = todo.pop_front() {
+        for user in users.get(&id).into_iter().flatten() {
+            let on_path = |r: &&OutputRef| r.node == id && (reached.contains(&id) || sources.contains(r));
+            if !reached.contains(user) && nodes[user.index()].inputs().iter().filter(on_path).any(carries) {
+                reached.insert(*user);
+                found.insert(*user);
+                todo.push_back(*user);
+            }
+        }
+    }
+    Ok(found)
 }
 
-struct Walk<'a> {
-    graph: Graph,
-    between: Vec<NodeId>,
+/// What is visited in a frame: a node, or a whole loop inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Unit {
+    Node(NodeId),
+    Loop(FrameId),
+}
+
+pub(super) struct Walk<'a> {
+    pub(super) graph: Graph,
+    pub(super) shared: Arc<Shared>,
+    pub(super) wanted: HashSet<NodeId>,
+    /// The wanted nodes that fire in each frame.
+    pub(super) by_frame: HashMap<FrameId, Vec<NodeId>>,
+    pub(super) stops: HashSet<OutputRef>,
     /// The contributions so far to the gradient of each output.
-    sums: HashMap<OutputRef, Vec<Grad>>,
+    pub(super) sums: HashMap<OutputRef, Vec<Grad>>,
     options: &'a GradientOptions,
 }
 
 impl Walk<'_> {
-    fn run(&mut self) -> Result<()> {
-        let wanted: HashSet<NodeId> = self.between.iter().copied().collect();
-        let stops: HashSet<OutputRef> = self.options.stop_gradients.iter().map(Output::as_ref).collect();
-        // Every consumer of a node has a higher id, so its contributions are complete when its turn comes.
-        for id in std::mem::take(&mut self.between).into_iter().rev() {
-            let op = Operation::new(self.graph.clone(), id);
-            let node = op.node();
-            if !node
-                .inputs()
-                .iter()
-                .any(|r| wanted.contains(&r.node) && !stops.contains(r))
-            {
-                continue;
+    fn sort_by_frame(&mut self) -> Result<()> {
+        let mut s = self.shared.structure.lock();
+        let mut ids: Vec<NodeId> = self.wanted.iter().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.by_frame.entry(s.fires_in(id)?).or_default().push(id);
+        }
+        Ok(())
+    }
+
+    /// The unit of `frame` that an output belongs to; `None` if the output is not of the frame's body.
+    fn unit_of(&self, s: &mut Structure, r: OutputRef, frame: FrameId) -> Result<Option<Unit>> {
+        let node = self.graph.node(r.node)?;
+        let fires_in = s.fires_in(r.node)?;
+        if is_exit(&node) {
+            return Ok((s.outputs_in(r.node)? == frame).then_some(Unit::Loop(fires_in)));
+        }
+        Ok((fires_in == frame && !is_enter(&node)).then_some(Unit::Node(r.node)))
+    }
+
+    /// Visits the nodes of a frame against the direction of their edges, loops inside of it as a whole. `inside` is
+    /// the gradient of the frame's own loop, if that is being built.
+    pub(super) fn run_frame(&mut self, frame: FrameId, inside: Option<&Arc<LoopGrad>>) -> Result<()> {
+        let nodes = self.by_frame.get(&frame).cloned().unwrap_or_default();
+        // How many uses of each unit are not yet visited, and whose outputs each unit uses.
+        let mut waits: HashMap<Unit, usize> = HashMap::new();
+        let mut sources: HashMap<Unit, Vec<Unit>> = HashMap::new();
+        let mut heads: HashMap<Unit, NodeId> = HashMap::new();
+        {
+            let shared = self.shared.clone();
+            let mut s = shared.structure.lock();
+            for id in &nodes {
+                let node = self.graph.node(*id)?;
+                let unit = if is_enter(&node) {
+                    Unit::Loop(s.outputs_in(*id)?)
+                } else if is_exit(&node) {
+                    // Of the frame itself.
+                    continue;
+                } else {
+                    Unit::Node(*id)
+                };
+                waits.entry(unit).or_default();
+                let head = heads.entry(unit).or_insert(*id);
+                *head = (*head).max(*id);
+                for r in node.inputs() {
+                    if !self.wanted.contains(&r.node) {
+                        continue;
+                    }
+                    let Some(from) = self.unit_of(&mut s, *r, frame)? else {
+                        continue;
+                    };
+                    if from == unit || (inside.is_some() && s.is_loop_merge(&node)?) {
+                        continue;
+                    }
+                    *waits.entry(from).or_default() += 1;
+                    sources.entry(unit).or_default().push(from);
+                }
             }
-            let grads = (0..node.num_outputs())
-                .map(|i| {
-                    self.total(OutputRef {
-                        node: id,
-                        index: i as u32,
-                    })
+        }
+        // Latest first, so that nodes without loops are visited against the order in which they were added.
+        let order = |u: &Unit| match u {
+            Unit::Node(id) => (*id, 1, *u),
+            Unit::Loop(_) => (heads.get(u).copied().unwrap_or(NodeId(0)), 0, *u),
+        };
+        let mut ready: BinaryHeap<Entry> = waits
+            .iter()
+            .filter(|(_, n)| **n == 0)
+            .map(|(u, _)| Entry(order(u).0, order(u).1, *u))
+            .collect();
+        let mut visited = 0;
+        while let Some(Entry(_, _, unit)) = ready.pop() {
+            visited += 1;
+            match unit {
+                Unit::Node(id) => self.visit(id, inside)?,
+                Unit::Loop(f) => self.visit_loop(f, inside)?,
+            }
+            for from in sources.remove(&unit).unwrap_or_default() {
+                if let Some(n) = waits.get_mut(&from) {
+                    *n -= 1;
+                    if *n == 0 {
+                        let (id, kind, _) = order(&from);
+                        ready.push(Entry(id, kind, from));
+                    }
+                }
+            }
+        }
+        if visited < waits.len() {
+            return Err(Error::invalid("the graph has a cycle that is no loop"));
+        }
+        Ok(())
+    }
+
+    /// Adds the gradient of one node.
+    fn visit(&mut self, id: NodeId, inside: Option<&Arc<LoopGrad>>) -> Result<()> {
+        let op = Operation::new(self.graph.clone(), id);
+        let node = op.node();
+        let wanted = |r: &OutputRef| self.wanted.contains(&r.node) && !self.stops.contains(r);
+        if !node.inputs().iter().any(wanted) {
+            return Ok(());
+        }
+        if inside.is_some() && self.is_of_loop(&op)? {
+            return Ok(());
+        }
+        let grads = (0..node.num_outputs())
+            .map(|i| {
+                self.total(OutputRef {
+                    node: id,
+                    index: i as u32,
                 })
-                .collect::<Result<Vec<_>>>()?;
-            if grads.iter().all(Option::is_none) {
-                continue;
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if grads.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let _scope = self
+            .graph
+            .name_scope(&format!("{}_grad", node.name().rsplit('/').next().unwrap_or("op")));
+        let _place = match self.options.colocate {
+            true => Some(self.graph.colocate_with(&op)?),
+            false => None,
+        };
+        let mut ins = if choice::is_choice(&node) {
+            if self.is_of_loop(&op)? {
+                // A loop that is being built, in whose body gradients were asked for.
+                let through = grads.iter().flatten().next().cloned();
+                node.inputs()
+                    .iter()
+                    .enumerate()
+                    .map(|(i, _)| through.clone().filter(|_| i == 0))
+                    .collect()
+            } else {
+                choice::gradient(&self.shared, &op, &grads)?
             }
+        } else {
             let f = match node.def().gradient_of() {
-                Gradient::NotDifferentiable => continue,
+                Gradient::NotDifferentiable => return Ok(()),
                 Gradient::Function(f) => f,
                 Gradient::Undefined => {
                     return Err(node.blame(Error::unimplemented(format!(
@@ -154,43 +309,73 @@ impl Walk<'_> {
                     ))));
                 }
             };
-            let _scope = self
-                .graph
-                .name_scope(&format!("{}_grad", node.name().rsplit('/').next().unwrap_or("op")));
-            let _place = match self.options.colocate {
-                true => Some(self.graph.colocate_with(&op)?),
-                false => None,
-            };
-            let cx = GradContext::new(op);
-            let mut ins = f(&cx, &grads).map_err(|e| e.context(format!("gradient of {}", node.name())))?;
-            if ins.len() != node.inputs().len() {
-                return Err(node.blame(Error::internal(format!(
-                    "the gradient of {} gave {} gradients for {} inputs",
-                    node.op_name(),
-                    ins.len(),
-                    node.inputs().len()
-                ))));
+            let cx = GradContext::new(op.clone());
+            f(&cx, &grads).map_err(|e| e.context(format!("gradient of {}", node.name())))?
+        };
+        if ins.len() != node.inputs().len() {
+            return Err(node.blame(Error::internal(format!(
+                "the gradient of {} gave {} gradients for {} inputs",
+                node.op_name(),
+                ins.len(),
+                node.inputs().len()
+            ))));
+        }
+        for (r, g) in node.inputs().iter().zip(&mut ins) {
+            // A gradient that leads to no x is not waited for, so it is not computed.
+            if !self.wanted.contains(&r.node) || self.stops.contains(r) {
+                *g = None;
             }
-            for (r, g) in node.inputs().iter().zip(&mut ins) {
-                // A gradient that leads to no x is not waited for, so it is not computed.
-                if !wanted.contains(&r.node) || stops.contains(r) {
-                    *g = None;
-                }
-            }
-            if self.options.gate && ins.iter().flatten().count() > 1 {
-                ins = self.gated(ins)?;
-            }
-            for (r, g) in node.inputs().iter().zip(ins) {
-                if let Some(g) = g {
-                    self.sums.entry(*r).or_default().push(g);
-                }
+        }
+        if self.options.gate && ins.iter().flatten().count() > 1 {
+            ins = self.gated(ins)?;
+        }
+        for (r, g) in node.inputs().iter().zip(ins) {
+            if let Some(g) = g {
+                self.sums.entry(*r).or_default().push(g);
             }
         }
         Ok(())
     }
 
+    /// Whether a node is the Merge, Switch, NextIteration or condition of a loop variable.
+    fn is_of_loop(&self, op: &Operation) -> Result<bool> {
+        let node = op.node();
+        let s = self.shared.structure.lock();
+        Ok(super::structure::is_next(&node) || s.is_loop_merge(&node)? || s.is_loop_switch(&node)?)
+    }
+
+    /// The gradient of an x. One outside of the loop in which gradients were asked for is used through its Enters.
+    fn total_of_source(&mut self, x: &Output) -> Result<Option<Grad>> {
+        let (at, base) = {
+            let mut s = self.shared.structure.lock();
+            (s.outputs_in(x.op().id())?, self.shared.base)
+        };
+        if at == base {
+            return self.total(x.as_ref());
+        }
+        if self.shared.structure.lock().path(base, at).is_some() {
+            return Err(Error::invalid(format!(
+                "{} is in a loop, where it has a value for each iteration; take the gradient with respect to what \
+                 enters the loop",
+                x.name()
+            )));
+        }
+        let mut parts = Vec::new();
+        let enters: Vec<NodeId> = self.wanted.iter().copied().collect();
+        for id in enters {
+            let node = self.graph.node(id)?;
+            if is_constant_enter(&node) && node.inputs().first() == Some(&x.as_ref()) {
+                parts.extend(self.total(OutputRef { node: id, index: 0 })?);
+            }
+        }
+        match parts.len() {
+            0 => self.total(x.as_ref()),
+            _ => add_up(&self.graph, &parts).map(Some),
+        }
+    }
+
     /// The sum of the contributions to one output's gradient, added up at most once.
-    fn total(&mut self, r: OutputRef) -> Result<Option<Grad>> {
+    pub(super) fn total(&mut self, r: OutputRef) -> Result<Option<Grad>> {
         let Some(parts) = self.sums.get_mut(&r) else {
             return Ok(None);
         };
@@ -224,8 +409,24 @@ impl Walk<'_> {
     }
 }
 
+/// A unit that can be visited: those added last come first.
+#[derive(PartialEq, Eq)]
+struct Entry(NodeId, u8, Unit);
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 /// Dense contributions are summed by `AddN`, slices are concatenated; mixed ones become dense.
-fn add_up(graph: &Graph, parts: &[Grad]) -> Result<Grad> {
+pub(super) fn add_up(graph: &Graph, parts: &[Grad]) -> Result<Grad> {
     let slices: Option<Vec<&IndexedSlices>> = parts
         .iter()
         .map(|p| if let Grad::Slices(s) = p { Some(s) } else { None })

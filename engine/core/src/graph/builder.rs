@@ -277,6 +277,9 @@ impl OpBuilder {
                 .map(NodeId)
                 .map_err(|_| Error::exhausted("too many nodes"))?;
             node.id = id;
+            if let Ok(frame) = node.attrs.str("frame_name") {
+                d.frames.insert(frame.to_owned());
+            }
             node.name = name.into();
             d.by_name.insert(node.name.clone(), id);
             d.nodes.push(Arc::new(node));
@@ -297,7 +300,9 @@ impl OpBuilder {
         control: &mut Vec<NodeId>,
     ) -> Result<ContextRef> {
         let outputs = |flat: &[(OutputRef, DType, bool)]| {
-            flat.iter().map(|f| self.graph.output_of(f.0)).collect::<Result<Vec<_>>>()
+            flat.iter()
+                .map(|f| self.graph.output_of(f.0))
+                .collect::<Result<Vec<_>>>()
         };
         let mut context = context;
         if let Some(other) = context.home(&self.op, &outputs(flat)?) {

@@ -23,7 +23,7 @@ pub use operators::IntoOutput;
 pub use scope::ScopeGuard;
 pub use shape_context::ShapeContext;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub(crate) struct GraphData {
     pub(crate) name_uses: HashMap<String, u32>,
     pub(crate) collections: BTreeMap<String, Vec<String>>,
     pub(crate) seed: Option<i64>,
+    /// The names of all loops.
+    pub(crate) frames: HashSet<String>,
     /// Counts changes of existing nodes; plans of an older version are stale.
     pub(crate) version: u64,
 }
@@ -193,6 +195,20 @@ impl Graph {
             (None, Some(o)) => (DEFAULT_GRAPH_SEED, o),
             (None, None) => (0, 0),
         }
+    }
+
+    /// A name for a loop (the `frame_name` of its `Enter` nodes) that no loop of the graph has: `name`, or with a
+    /// number.
+    pub fn unique_frame_name(&self, name: &str) -> String {
+        self.write(|d| {
+            let mut unique = name.to_owned();
+            let mut n = 0;
+            while !d.frames.insert(unique.clone()) {
+                n += 1;
+                unique = format!("{name}_{n}");
+            }
+            unique
+        })
     }
 
     /// Connects input `index` of a `Merge` node to `to`, which was added after it: the back edge of a loop.

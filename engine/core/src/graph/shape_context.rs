@@ -77,7 +77,9 @@ impl ShapeContext<'_> {
             let node = self.graph.read(|d| d.nodes.get(at.node.index()).cloned())?;
             let input = match node.op_name() {
                 "Identity" | "Enter" | "Exit" | "Switch" | "Merge" | "NextIteration" | "RefIdentity" | "RefEnter"
-                | "RefExit" | "RefSwitch" | "RefMerge" | "RefNextIteration" | "FakeQueue" => 0,
+                | "RefExit" | "RefSwitch" | "RefMerge" | "RefNextIteration" | "FakeQueue" | "_SwitchN"
+                // An array of gradients has the elements of the array.
+                | "TensorArrayGradV3" => 0,
                 "IdentityN" => at.index as usize,
                 _ => return Some(node),
             };

@@ -6,4 +6,6 @@
 pub mod choice;
 pub mod frame;
 pub mod reference;
+pub mod stack;
+pub mod tensor_array;
 pub mod trigger;
