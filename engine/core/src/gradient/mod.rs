@@ -4,7 +4,8 @@
 //! registered [`GradFn`] turns the gradients of its outputs into gradients of its inputs, contributions to the
 //! same tensor are added up. The result is ordinary graph, so gradients can be differentiated again.
 //!
-//! - `walk`: the nodes between xs and ys, and the order in which they are visited
+//! - `path`: the nodes between xs and ys
+//! - `walk`: the order in which they are visited
 //! - `structure`: loops and conditionals, recovered from the nodes
 //! - `choice`: gradients of conditionals
 //! - `iteration`: gradients of loops, which are loops that run backwards
@@ -14,6 +15,7 @@
 mod choice;
 mod history;
 mod iteration;
+mod path;
 mod slices;
 mod structure;
 mod walk;

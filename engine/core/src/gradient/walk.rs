@@ -1,11 +1,12 @@
 //! The backward walk.
 
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::history::{LoopGrad, Shared};
+use super::path::{between, is_pop};
 use super::structure::{FrameId, Structure, is_constant_enter, is_enter, is_exit};
 use super::{Grad, GradContext, IndexedSlices, choice};
 use crate::error::{Error, Result};
@@ -95,54 +96,6 @@ pub fn gradients_with(ys: &[Output], xs: &[Output], options: &GradientOptions) -
     walk.sort_by_frame()?;
     walk.run_frame(base, None)?;
     xs.iter().map(|x| walk.total_of_source(x)).collect()
-}
-
-/// The nodes on a path from an x to a y.
-fn between(graph: &Graph, ys: &[Output], xs: &[Output], stops: &[Output]) -> Result<HashSet<NodeId>> {
-    let nodes = graph.nodes();
-    let stop: HashSet<OutputRef> = stops.iter().map(Output::as_ref).collect();
-    let mut above = vec![false; nodes.len()];
-    let mut users: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
-    let mut todo: Vec<NodeId> = ys.iter().map(|y| y.op().id()).collect();
-    let carries = |r: &OutputRef| {
-        let from = &nodes[r.node.index()];
-        let dtype = from.output_types().get(r.index as usize);
-        dtype.is_some_and(|t| t.is_differentiable()) && !stop.contains(r)
-    };
-    while let Some(id) = todo.pop() {
-        let seen = above
-            .get_mut(id.index())
-            .ok_or_else(|| Error::internal("dangling edge"))?;
-        if std::mem::replace(seen, true) {
-            continue;
-        }
-        for r in nodes[id.index()].inputs() {
-            todo.push(r.node);
-            users.entry(r.node).or_default().push(id);
-        }
-    }
-    let sources: HashSet<OutputRef> = xs.iter().map(Output::as_ref).collect();
-    let mut found: HashSet<NodeId> = HashSet::new();
-    let mut todo: VecDeque<NodeId> = VecDeque::new();
-    for r in &sources {
-        if above[r.node.index()] {
-            found.insert(r.node);
-            todo.push_back(r.node);
-        }
-    }
-    // Along edges that carry a gradient; back edges of loops too.
-    let mut reached: HashSet<NodeId> = HashSet::new();
-    while let Some(id) = todo.pop_front() {
-        for user in users.get(&id).into_iter().flatten() {
-            let on_path = |r: &&OutputRef| r.node == id && (reached.contains(&id) || sources.contains(r));
-            if !reached.contains(user) && nodes[user.index()].inputs().iter().filter(on_path).any(carries) {
-                reached.insert(*user);
-                found.insert(*user);
-                todo.push_back(*user);
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// What is visited in a frame: a node, or a whole loop inside.
@@ -262,6 +215,9 @@ impl Walk<'_> {
         let op = Operation::new(self.graph.clone(), id);
         let node = op.node();
         let wanted = |r: &OutputRef| self.wanted.contains(&r.node) && !self.stops.contains(r);
+        if is_pop(&node) {
+            return self.refuse_stack(&op);
+        }
         if !node.inputs().iter().any(wanted) {
             return Ok(());
         }
@@ -335,6 +291,18 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What is popped in the gradient of a loop depends on an x through the stack. Leaving that out would be wrong.
+    fn refuse_stack(&mut self, op: &Operation) -> Result<()> {
+        match self.total(op.output(0)?.as_ref())? {
+            None => Ok(()),
+            Some(_) => Err(op.node().blame(Error::unimplemented(format!(
+                "operation {} has no gradient: a loop cannot be differentiated twice, because its gradient keeps values \
+                 on stacks",
+                op.node().op_name()
+            )))),
+        }
     }
 
     /// Whether a node is the Merge, Switch, NextIteration or condition of a loop variable.
