@@ -4,6 +4,7 @@
 //!   and tests; registering it there is all it takes
 //! - [`elementwise`]: broadcasting, half precision and the kernels that all element-wise operations share
 //! - [`math`]: functions of one or two elements, and the loops that apply them to slices with SIMD
+//! - [`linalg`]: factorisations, eigenvalues and singular values of small matrices
 //! - [`wide`], [`spread`]: the same for loops of other forms, and splitting an output over the workers
 //! - [`gemm`]: dense matrix products, alone and in batches
 //! - [`reduction`]: sums, extremes and other folds along dimensions, at memory speed
@@ -15,6 +16,7 @@
 
 pub mod elementwise;
 pub mod gemm;
+pub mod linalg;
 pub mod math;
 pub mod moves;
 pub mod ops;
