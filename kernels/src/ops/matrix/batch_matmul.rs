@@ -128,7 +128,7 @@ impl BatchMatMul {
 
 /// Where the matrices, each of `step` elements, of an operand with batch dimensions `own` begin for each matrix of
 /// the result, whose batch dimensions `own` broadcasts to.
-fn offsets(own: &[usize], batch: &Shape, step: usize) -> Vec<usize> {
+pub(super) fn offsets(own: &[usize], batch: &Shape, step: usize) -> Vec<usize> {
     let rank = batch.rank();
     let mut strides = vec![0; rank];
     let mut stride = step;
@@ -213,7 +213,7 @@ fn same_batch_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
 }
 
 /// Sums `grad` over the batch dimensions that `x` was broadcast along in a product with `y`.
-fn fit(grad: &Output, x: &Output, y: &Output) -> Result<Output> {
+pub(super) fn fit(grad: &Output, x: &Output, y: &Output) -> Result<Output> {
     let outer = |o: &Output| {
         let s = o.shape();
         s.rank().map(|r| s.sub(0, r.saturating_sub(2)))
