@@ -43,3 +43,8 @@ pub mod op {
 
 #[doc(hidden)]
 pub use actorflow_core::{half, inventory, num_complex};
+
+/// The programs of README.md are compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
