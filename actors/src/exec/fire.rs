@@ -98,7 +98,7 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
                     return;
                 }
                 fired = fired.wrapping_add(1);
-                if fired % 256 == 0 {
+                if fired.is_multiple_of(256) {
                     self.host().check_deadline();
                 }
                 next = self.fire(n, false);
@@ -212,10 +212,11 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
             };
             // SAFETY: this node is the producer of the slot, and the arrival is counted below.
             unsafe { self.step.put(e.slot, t) };
-            if e.dst != NO_NODE && self.arrive(e.dst) {
-                if let Some(before) = next.replace(e.dst) {
-                    self.scratch.stack.push(before);
-                }
+            if e.dst != NO_NODE
+                && self.arrive(e.dst)
+                && let Some(before) = next.replace(e.dst)
+            {
+                self.scratch.stack.push(before);
             }
         }
         if node.flags & UNUSED_OUTPUTS != 0 {
@@ -226,10 +227,10 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
         let first = node.first_control as usize;
         // SAFETY: as for the data edges.
         for &dst in unsafe { plan.controls.get_unchecked(first..first + node.controls as usize) } {
-            if self.arrive(dst) {
-                if let Some(before) = next.replace(dst) {
-                    self.scratch.stack.push(before);
-                }
+            if self.arrive(dst)
+                && let Some(before) = next.replace(dst)
+            {
+                self.scratch.stack.push(before);
             }
         }
         next

@@ -462,7 +462,7 @@ impl Plan {
         // Relaxed, and a lost count does not matter: this is a sample.
         let n = self.runs.load(Relaxed);
         self.runs.store(n + 1, Relaxed);
-        n < MEASURE_FIRST || n % MEASURE_EVERY == 0
+        n < MEASURE_FIRST || n.is_multiple_of(MEASURE_EVERY)
     }
 
     /// Whether some node is expensive enough to use the device's other workers.

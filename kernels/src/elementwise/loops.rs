@@ -332,7 +332,7 @@ impl Loop1 {
                 self.run_half(h, x, y, n);
             } else if n == 1 {
                 (self.one)(x, y);
-            } else if x != y as *const u8 {
+            } else if !std::ptr::eq(x, y) {
                 (self.run)(x, y, n);
             } else if let Some(f) = self.in_place {
                 f(y, n);
@@ -465,7 +465,7 @@ impl Loop2 {
             if n == 1 {
                 return (self.one)(a.ptr(), b.ptr(), y);
             }
-            let shared = |p: *const u8| p == y as *const u8;
+            let shared = |p: *const u8| std::ptr::eq(p, y);
             match (a, b) {
                 (Arg::Many(a), Arg::Many(b)) => match (shared(a), shared(b), self.in_left) {
                     (false, false, _) => (self.vv)(a, b, y, n),
@@ -501,7 +501,7 @@ impl Loop2 {
             unsafe {
                 let y = y.add(at * sy);
                 let from = |arg: Arg, size: usize, scratch: *mut u8| match arg.skip(at, size) {
-                    Arg::Many(p) if p == y as *const u8 => {
+                    Arg::Many(p) if std::ptr::eq(p, y) => {
                         std::ptr::copy_nonoverlapping(p, scratch, m * size);
                         Arg::Many(scratch as *const u8)
                     }

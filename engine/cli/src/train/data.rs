@@ -84,7 +84,10 @@ impl Rows {
             x.extend_from_slice(&self.pixels[r * width..(r + 1) * width]);
             y.push(self.labels[r]);
         }
-        Ok((Tensor::from_slice([rows.len(), width], &x)?, Tensor::from_slice([rows.len()], &y)?))
+        Ok((
+            Tensor::from_slice([rows.len(), width], &x)?,
+            Tensor::from_slice([rows.len()], &y)?,
+        ))
     }
 
     /// All rows.
@@ -92,7 +95,10 @@ impl Rows {
     /// # Errors
     /// If there is no memory for them.
     pub(super) fn all(&self, width: usize) -> Result<(Tensor, Tensor)> {
-        Ok((Tensor::from_slice([self.len(), width], &self.pixels)?, Tensor::from_slice([self.len()], &self.labels)?))
+        Ok((
+            Tensor::from_slice([self.len(), width], &self.pixels)?,
+            Tensor::from_slice([self.len()], &self.labels)?,
+        ))
     }
 }
 
@@ -112,7 +118,10 @@ pub(super) struct Split {
 fn unpack(bytes: &[u8]) -> Result<String> {
     let mut text = String::new();
     let done = if bytes.starts_with(&[0x1f, 0x8b]) {
-        GzDecoder::new(bytes).take(MAX_BYTES).read_to_string(&mut text).map(drop)
+        GzDecoder::new(bytes)
+            .take(MAX_BYTES)
+            .read_to_string(&mut text)
+            .map(drop)
     } else {
         bytes.take(MAX_BYTES).read_to_string(&mut text).map(drop)
     };
@@ -121,21 +130,31 @@ fn unpack(bytes: &[u8]) -> Result<String> {
 }
 
 fn parse(text: &str, scale: f32) -> Result<Split> {
-    let mut split = Split { width: 0, classes: 0, train: Rows::default(), test: Rows::default() };
+    let mut split = Split {
+        width: 0,
+        classes: 0,
+        train: Rows::default(),
+        test: Rows::default(),
+    };
     for (i, line) in text.lines().filter(|l| !l.trim().is_empty()).enumerate() {
         let bad = |what: String| Error::data_loss(format!("row {i}: {what}"));
         let Some((pixels, label)) = line.rsplit_once(',') else {
             return Err(bad("needs pixels and a label, separated by commas".into()));
         };
-        let label: f32 =
-            label.trim().parse().map_err(|_| bad(format!("the label {:?} is no number", label.trim())))?;
+        let label: f32 = label
+            .trim()
+            .parse()
+            .map_err(|_| bad(format!("the label {:?} is no number", label.trim())))?;
         if label.fract() != 0.0 || !(0.0..1000.0).contains(&label) {
             return Err(bad(format!("the label {label} is no class number from 0 to 999")));
         }
         let rows = if i % 5 == 4 { &mut split.test } else { &mut split.train };
         let before = rows.pixels.len();
         for p in pixels.split(',') {
-            let v: f32 = p.trim().parse().map_err(|_| bad(format!("the pixel {:?} is no number", p.trim())))?;
+            let v: f32 = p
+                .trim()
+                .parse()
+                .map_err(|_| bad(format!("the pixel {:?} is no number", p.trim())))?;
             if !v.is_finite() {
                 return Err(bad(format!("the pixel {v} is not finite")));
             }
@@ -151,7 +170,9 @@ fn parse(text: &str, scale: f32) -> Result<Split> {
         split.classes = split.classes.max(label as usize + 1);
     }
     if split.train.labels.is_empty() || split.test.labels.is_empty() {
-        return Err(Error::invalid("at least five rows are needed, to have one to test with"));
+        return Err(Error::invalid(
+            "at least five rows are needed, to have one to test with",
+        ));
     }
     Ok(split)
 }

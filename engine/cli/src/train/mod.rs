@@ -184,7 +184,10 @@ fn fit(args: &Args, split: &Split, model: &Model, session: &Session) -> Result<S
         last_loss = (sum / f64::from(count.max(1))) as f32;
         if !bar.is_hidden() {
             let accuracy = measure(&judge, &test)?;
-            bar.set_message(format!("epoch {:>3}  loss {last_loss:.4}  test accuracy {accuracy:.4}", epoch + 1));
+            bar.set_message(format!(
+                "epoch {:>3}  loss {last_loss:.4}  test accuracy {accuracy:.4}",
+                epoch + 1
+            ));
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
@@ -205,7 +208,9 @@ fn fit(args: &Args, split: &Split, model: &Model, session: &Session) -> Result<S
 fn measure(judge: &actorflow::Callable, test: &[Tensor]) -> Result<f64> {
     let out = judge.call(test)?;
     // Rounded away from float noise: it is a share of whole rows.
-    out.first().map_or(Ok(f64::NAN), |t| t.to_scalar::<f32>().map(|a| (f64::from(a) * 1e6).round() / 1e6))
+    out.first().map_or(Ok(f64::NAN), |t| {
+        t.to_scalar::<f32>().map(|a| (f64::from(a) * 1e6).round() / 1e6)
+    })
 }
 
 fn progress(args: &Args, rows: usize) -> ProgressBar {

@@ -106,7 +106,9 @@ impl Model {
     ) -> Result<Model> {
         let rate = rate.unwrap_or(optimizer.default_rate());
         if !(rate.is_finite() && rate > 0.0) {
-            return Err(Error::invalid(format!("the learning rate must be a positive number, got {rate}")));
+            return Err(Error::invalid(format!(
+                "the learning rate must be a positive number, got {rate}"
+            )));
         }
         let g = Graph::new();
         g.set_seed((seed & 0x7fff_ffff_ffff_ffff) as i64);
@@ -115,7 +117,11 @@ impl Model {
         let mut parameters = 0;
         let mut layer = |name: &str, input: &Output, from: usize, to: usize| -> Result<Output> {
             let _scope = g.name_scope(name);
-            let w = g.get_variable("weights", [from, to], VarianceScaling::he_normal(Some(parameters as i64 + 1)))?;
+            let w = g.get_variable(
+                "weights",
+                [from, to],
+                VarianceScaling::he_normal(Some(parameters as i64 + 1)),
+            )?;
             let b = g.get_variable("biases", [to], Zeros)?;
             parameters += from * to + to;
             input.matmul(&w)?.bias_add(&b)
@@ -127,11 +133,24 @@ impl Model {
             }
             None => layer("classes", &x, width, classes)?,
         };
-        let cross_entropy = g.op("SparseSoftmaxCrossEntropyWithLogits").input(&logits).input(&y).output()?;
+        let cross_entropy = g
+            .op("SparseSoftmaxCrossEntropyWithLogits")
+            .input(&logits)
+            .input(&y)
+            .output()?;
         let loss = cross_entropy.mean(&[], false)?;
         let train = optimizer.build(rate).minimize(&loss)?;
         let found = logits.argmax(1)?.cast(DType::I32)?.equal(&y)?;
         let accuracy = found.cast(DType::F32)?.mean(&[], false)?;
-        Ok(Model { x, y, loss, train, accuracy, parameters, rate, graph: g.clone() })
+        Ok(Model {
+            x,
+            y,
+            loss,
+            train,
+            accuracy,
+            parameters,
+            rate,
+            graph: g.clone(),
+        })
     }
 }

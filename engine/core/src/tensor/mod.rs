@@ -199,6 +199,7 @@ impl Tensor {
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if the dtype is not an integer or a `uint64` does not fit.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions)] // one body for all integers
     pub fn to_i64_vec(&self) -> Result<Vec<i64>> {
         crate::dispatch!(self.dtype, T in integers => {
             self.as_slice::<T>()?.iter().map(|&x| i64::try_from(x)

@@ -19,7 +19,7 @@ fn run(cx: &mut OpContext<'_>, how: Combine) -> Result<()> {
     let Some(&rows) = x.shape().dims().first() else {
         return Err(Error::invalid("x must be at least a vector"));
     };
-    if rows == 0 && i.len() > 0 {
+    if rows == 0 && !i.is_empty() {
         return Err(Error::invalid("x has no rows"));
     }
     // Row numbers wrap around.

@@ -95,7 +95,7 @@ macro_rules! floats {
             #[inline(always)]
             fn u64(self) -> u64 {
                 const END: $t = 18_446_744_073_709_551_616.0;
-                if self >= 0.0 && self < END { self as u64 } else { self.i64() as u64 }
+                if (0.0..END).contains(&self) { self as u64 } else { self.i64() as u64 }
             }
             #[inline(always)]
             fn bool(self) -> bool {
@@ -467,7 +467,7 @@ mod tests {
             .output()
             .unwrap();
         assert_eq!(eval(&cut), Tensor::from([0.099_999_994f32, f32::INFINITY]));
-        let x = g.constant([1.005_906_2f32, -3.14159]).unwrap();
+        let x = g.constant([1.005_906_2f32, -3.25]).unwrap();
         let cut = g
             .op("Cast")
             .input(&x)

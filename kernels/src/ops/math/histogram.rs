@@ -14,6 +14,7 @@ fn unwritable() -> Error {
 }
 
 /// Numbers as f64, from any of the dtypes of this file.
+#[allow(clippy::unnecessary_cast)] // one body for all of them
 fn as_f64(t: &Tensor) -> Result<Vec<f64>> {
     dispatch!(t.dtype(), T in [F32, F64, I32, I64] => Ok(t.as_slice::<T>()?.iter().map(|x| *x as f64).collect()),
         else Err(Error::unimplemented(format!("no histogram of {}", t.dtype()))))

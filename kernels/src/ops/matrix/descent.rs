@@ -188,7 +188,7 @@ mod tests {
             let alpha = f.g.constant(0.5f32).unwrap();
             let s = step(&f, &alpha, &a, &b, true).unwrap();
             let run = Interpreter::default();
-            run.run(&[], &[f.init.clone()], &[]).unwrap();
+            run.run(&[], std::slice::from_ref(&f.init), &[]).unwrap();
             let before = read(&f, &run);
             run.run(&[], &[s], &[]).unwrap();
             assert_eq!(read(&f, &run), Tensor::from([[-4f32, -8.], [-12., -16.], [-20., -34.]]));
@@ -205,10 +205,10 @@ mod tests {
         let s = step(&f, &alpha, &a, &b, false).unwrap();
         let run = Interpreter::default();
         assert_eq!(
-            run.run(&[], &[s.clone()], &[]).unwrap_err().code(),
+            run.run(&[], std::slice::from_ref(&s), &[]).unwrap_err().code(),
             Code::FailedPrecondition
         );
-        run.run(&[], &[f.init.clone()], &[]).unwrap();
+        run.run(&[], std::slice::from_ref(&f.init), &[]).unwrap();
         let e = run.run(&[], &[s], &[]).unwrap_err();
         assert_eq!(e.code(), Code::InvalidArgument, "{e}");
         assert_eq!(read(&f, &run), Tensor::from([[1f32, 2.]]));

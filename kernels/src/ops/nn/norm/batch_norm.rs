@@ -32,9 +32,11 @@ fn numbers(cx: &OpContext<'_>, i: usize, what: &str, channels: usize) -> Result<
             t.shape()
         )));
     }
-    dispatch!(t.dtype(), T in floats => {
+    #[allow(clippy::useless_conversion)] // one body for all floats
+    let numbers = dispatch!(t.dtype(), T in floats => {
         t.as_slice::<T>()?.iter().map(|x| Ok(f64::from(*x))).collect()
-    }, else Err(Error::invalid(format!("{what} must be a float tensor"))))
+    }, else Err(Error::invalid(format!("{what} must be a float tensor"))));
+    numbers
 }
 
 fn of<T: Real>(x: &[f64]) -> Vec<T> {
@@ -75,7 +77,7 @@ impl<T: Item<Number: Real>> BatchNorm<T> {
         let par = device.parallel();
         let x = taken::<T>(cx, cx.input(0)?, &self.layout.to_last(rank))?;
         let values = x.as_slice::<T::Number>()?;
-        let n = if channels == 0 { 0 } else { values.len() / channels };
+        let n = values.len().checked_div(channels).unwrap_or(0);
         // What the output is normalised with, the running statistics, what the gradient needs.
         let (mean, variance, running, saved) = if !self.training {
             let both = (old_mean, old_variance);
@@ -145,11 +147,7 @@ impl<T: Item<Number: Real>> BatchNorm<T> {
         let dy = taken::<T>(cx, cx.input(0)?, &to_last)?;
         let x = taken::<T>(cx, cx.input(1)?, &to_last)?;
         let (g, values) = (dy.as_slice::<T::Number>()?, x.as_slice::<T::Number>()?);
-        let n = if channels == 0 {
-            1
-        } else {
-            (values.len() / channels).max(1)
-        } as f64;
+        let n = values.len().checked_div(channels).unwrap_or(1).max(1) as f64;
         let near = of::<T::Number>(&mean);
         let (mut offset_grad, mut products) = (vec![0.0; channels], vec![0.0; channels]);
         if !values.is_empty() {
