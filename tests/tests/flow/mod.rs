@@ -1,5 +1,5 @@
 //! Control flow written with primitives, and running it in every mode.
-
+#![allow(clippy::unwrap_used)] // helpers of tests
 #![allow(dead_code, unreachable_pub)]
 
 use actorflow::{Graph, Output, Result, Session, SessionOptions, Tensor};

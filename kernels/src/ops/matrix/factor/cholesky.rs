@@ -126,7 +126,7 @@ mod tests {
             .unwrap();
         let l = x.unary("Cholesky").unwrap();
         let loss = l.times(&w).unwrap().sum(&[0, 1], false).unwrap();
-        let dx = gradients(&[loss.clone()], &[x.clone()]).unwrap()[0]
+        let dx = gradients(std::slice::from_ref(&loss), std::slice::from_ref(&x)).unwrap()[0]
             .clone()
             .unwrap()
             .to_dense()
