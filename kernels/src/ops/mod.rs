@@ -2,6 +2,7 @@
 
 pub mod array;
 pub mod flow;
+pub mod image;
 pub mod math;
 pub mod matrix;
 pub mod nn;
