@@ -68,6 +68,7 @@ enum Subject {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    measure::cores();
     let mut out = report::Report::new(cli.json, cli.nodes, cli.only.clone());
     let threads = cli.threads.map_or_else(|| vec![1, 2], |t| vec![t]);
     for t in threads {

@@ -1,8 +1,15 @@
 //! Timing: calls a second, window by window.
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use actorflow::{Passes, Result, SessionOptions};
+
+/// The cores of the process, asked for before any thread is bound.
+pub(crate) fn cores() -> &'static [core_affinity::CoreId] {
+    static CORES: OnceLock<Vec<core_affinity::CoreId>> = OnceLock::new();
+    CORES.get_or_init(|| core_affinity::get_core_ids().unwrap_or_default())
+}
 
 /// How to measure.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +28,7 @@ impl Settings {
     /// Binds the calling thread to the first core (the last one for one thread, as the peers' scripts do), so that
     /// the scheduler cannot put it on a worker's core.
     pub(crate) fn pin_caller(&self) {
-        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let cores = cores();
         let core = if self.threads == 1 { cores.last() } else { cores.first() };
         if let Some(c) = core {
             core_affinity::set_for_current(*c);

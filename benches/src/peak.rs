@@ -78,7 +78,7 @@ fn chains(rounds: u64) -> f64 {
 
 /// GFLOP/s of `threads` pinned threads together, several times.
 pub(crate) fn gflops(threads: usize, samples: usize) -> Vec<f64> {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let cores = crate::measure::cores();
     (0..samples)
         .map(|_| {
             let barrier = Barrier::new(threads);
