@@ -1,4 +1,5 @@
 //! Conditionals and loops, from the primitives up.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 mod flow;
 

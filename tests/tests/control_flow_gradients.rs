@@ -1,4 +1,5 @@
 //! Gradients of conditionals and loops, against the same computation without them.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 mod flow;
 

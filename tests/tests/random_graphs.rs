@@ -197,7 +197,7 @@ fn one_graph(seed: u64) -> Result<(), String> {
     let mut d = Dice::new(seed);
     let ops: Vec<&OpDef> = registry()
         .iter()
-        .filter(|o| !LEFT_OUT.contains(&o.name()) && o.name().chars().next() != Some('_'))
+        .filter(|o| !LEFT_OUT.contains(&o.name()) && !o.name().starts_with('_'))
         .collect();
     let g = Graph::new();
     let mut pool = Vec::new();

@@ -1,5 +1,6 @@
 //! What a session promises: feeds, fetches, targets, state, concurrency, cancellation, deadlines, budgets, errors.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::future::Future;
 use std::pin::pin;
@@ -166,8 +167,8 @@ fn variables_keep_their_values_between_runs_and_are_named_when_uninitialized() {
 fn an_initial_value_may_depend_on_another_variable() {
     let g = Graph::new();
     let a = g.variable("a", 3f32).unwrap();
-    let b = g.variable("b", &(a.value() * 2.0).unwrap()).unwrap();
-    let c = g.variable("c", &(b.value() + a.value()).unwrap()).unwrap();
+    let b = g.variable("b", (a.value() * 2.0).unwrap()).unwrap();
+    let c = g.variable("c", (b.value() + a.value()).unwrap()).unwrap();
     let s = Session::new(&g).unwrap();
     s.execute(&[&g.global_variables_initializer().unwrap()]).unwrap();
     let out = s.run(&[], &[&a, &b, &c]).unwrap();

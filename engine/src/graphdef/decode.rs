@@ -1,7 +1,7 @@
 //! Decoding of graph and saved-model files within limits.
 //!
 //! A few bytes of protobuf can stand for hundreds of bytes of message (an empty node is two bytes in the
-//! file), so a small hostile file could fill the memory. Before anything is allocated, [`estimate`]
+//! file), so a small hostile file could fill the memory. Before anything is allocated, `estimate`
 //! walks the encoded bytes and adds up what the message will take; the walk allocates nothing itself.
 
 use super::proto;

@@ -27,14 +27,9 @@ fn build() -> Result<PathBuf, String> {
     let output = Command::new(cargo)
         .current_dir(actorflow_tests::repo::root())
         .args(["build", "--locked", "--offline", "--profile", profile])
-        .args([
-            "--package",
-            "actorflow-cli",
-            "--bin",
-            "actorflow",
-            "--message-format",
-            "json",
-        ])
+        // The whole workspace is selected, so that dependencies have the features they have for the tests and
+        // nothing is compiled a second time.
+        .args(["--workspace", "--bin", "actorflow", "--message-format", "json"])
         .output()
         .map_err(|e| e.to_string())?;
     if !output.status.success() {

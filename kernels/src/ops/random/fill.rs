@@ -18,7 +18,7 @@ use crate::wide::{self, Work};
 
 /// A distribution whose elements each take a fixed number of a stream's numbers.
 pub trait Fixed<T>: Copy + Send + Sync {
-    /// Elements made of a block of four numbers; a divisor of [`CHUNK`].
+    /// Elements made of a block of four numbers; a divisor of `CHUNK`.
     const GROUP: usize;
 
     /// Makes elements of consecutive blocks: `4 / GROUP` numbers for each. The last block may be partly used.

@@ -141,7 +141,7 @@ pub trait Use<F: Field> {
 /// An optimizer: how its operations look, and the rule for given settings.
 pub trait Optimizer: Send + Sync + 'static {
     /// The names of the operations: dense and sparse on references, dense and sparse on resource variables; see
-    /// [`apply_names!`](super::define::apply_names). An empty name means that there is no such operation.
+    /// `apply_names!` of `define`. An empty name means that there is no such operation.
     const NAMES: [&'static str; 4];
     /// What it does, with the reference.
     const DOC: &'static str;
