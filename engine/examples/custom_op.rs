@@ -63,7 +63,7 @@ fn main() -> Result<()> {
     let g = Graph::new();
     let x = g.placeholder("x", DType::F64, [None])?;
     let y = g.op("Cube").input(&x).output()?;
-    let dy = gradients(&[y.clone()], &[x.clone()])?
+    let dy = gradients(std::slice::from_ref(&y), std::slice::from_ref(&x))?
         .remove(0)
         .ok_or_else(|| Error::internal("no gradient"))?;
     let session = Session::new(&g)?;

@@ -1,4 +1,5 @@
 //! Every registered operation with a gradient is compared with finite differences; it joins by being registered.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use actorflow_core::op::{Gradient, registry};
 use actorflow_kernels::testing::check_gradient;

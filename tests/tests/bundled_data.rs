@@ -1,4 +1,5 @@
 //! The data that travels with the repository is whole: it is what its README files say, and nothing is missing.
+#![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;

@@ -1,4 +1,5 @@
 //! The `actorflow` command as people and scripts use it: exit codes, error lines, results.
+#![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
 mod command;

@@ -1,6 +1,7 @@
 //! Who may depend on whom: the picture at the top of ARCHITECTURE.md, held against every manifest.
 //!
 //! Reads `cargo metadata` without dependencies, the manifests themselves and Cargo.lock, so it needs no network.
+#![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -1,4 +1,5 @@
 //! Graphs written by TensorFlow: what comes in goes out again, and no bytes, however broken, do harm.
+#![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
 use std::fs;

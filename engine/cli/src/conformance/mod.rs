@@ -1,7 +1,7 @@
 //! `actorflow conformance`: cases that TensorFlow has answered.
 //!
 //! A case is a folder with a graph, feeds and expected values; [`run_case`] runs one in this process. The command
-//! runs many, each in a child process ([`pool`]), so that a crash or a hang fails one case and no other.
+//! runs many, each in a child process (`pool`), so that a crash or a hang fails one case and no other.
 
 mod case;
 mod compare;

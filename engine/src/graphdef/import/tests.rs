@@ -1,3 +1,4 @@
+#![allow(clippy::cloned_ref_to_slice_refs)]
 use super::super::{export_graph, graph_to_def};
 use super::*;
 use actorflow_core::op::Category;
