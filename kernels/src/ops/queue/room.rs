@@ -33,8 +33,10 @@ pub trait Counter: Send + 'static {
     type Info: Send + Sync + 'static;
     /// What the actor is, for messages.
     const KIND: &'static str;
+    /// Whether nobody overtakes in a line; else whoever can be served is.
+    const ORDERED: bool = true;
 
-    /// The line in which a request waits: 0 or 1. Nobody overtakes in a line.
+    /// The line in which a request waits: 0 or 1.
     fn line(request: &Self::Request) -> usize;
 
     /// Tries to serve a request; `others` says whether somebody waits in the other line.
@@ -98,16 +100,18 @@ impl<C: Counter> Room<C> {
             let mut progress = false;
             for line in 0..2 {
                 let others = !self.lines[1 - line].is_empty();
-                while let Some(first) = self.lines[line].front_mut() {
-                    match self.counter.serve(&mut first.request, others) {
-                        Served::Waits => break,
+                let mut at = 0;
+                while let Some(w) = self.lines[line].get_mut(at) {
+                    match self.counter.serve(&mut w.request, others) {
+                        Served::Waits if C::ORDERED => break,
+                        Served::Waits => at += 1,
                         Served::Progressed => {
                             progress = true;
                             break;
                         }
                         Served::Done(result) => {
                             progress = true;
-                            if let Some(w) = self.lines[line].pop_front() {
+                            if let Some(w) = self.lines[line].remove(at) {
                                 answers.push((w.id, w.to, result));
                             }
                         }

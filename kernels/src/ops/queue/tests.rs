@@ -10,6 +10,8 @@ use actorflow_core::resource::ResourceManager;
 use actorflow_core::{AttrValue, Attrs, Code, DType, Error, PartialShape, Result, Tensor};
 use parking_lot::Mutex;
 
+mod others;
+
 /// What became of a node.
 #[derive(Clone, Default)]
 pub(super) struct Outcome(Arc<Mutex<Option<Result<Vec<Tensor>>>>>);
@@ -21,6 +23,11 @@ impl Outcome {
 
     pub(super) fn outputs(&self) -> Vec<Tensor> {
         self.0.lock().clone().expect("the node still waits").unwrap()
+    }
+
+    /// Lets go of the outputs.
+    pub(super) fn forget(&self) {
+        drop(self.0.lock().take());
     }
 
     pub(super) fn error(&self) -> Error {
@@ -77,8 +84,12 @@ impl Session {
         let mut all: Attrs = attrs.iter().map(|(k, v)| (*k, v.clone())).collect();
         def.fill_defaults(&mut all);
         let outputs = match all.get("component_types") {
-            Some(AttrValue::List(l)) if !def.outputs().is_empty() => l.len() + def.outputs().len() - 1,
+            Some(AttrValue::List(l)) if def.outputs().iter().any(|o| o.is_list()) => l.len() + def.outputs().len() - 1,
             _ => def.outputs().len(),
+        };
+        let outputs = match all.get("dtypes") {
+            Some(AttrValue::List(l)) if def.outputs().iter().any(|o| o.is_list()) => outputs + l.len() - 1,
+            _ => outputs,
         };
         let types: Vec<DType> = inputs.iter().map(Tensor::dtype).collect();
         let kernel = def.make_kernel(&KernelInit {
