@@ -5,6 +5,7 @@ pub mod band_part;
 pub mod batch_matmul;
 pub mod descent;
 pub mod diag;
+pub mod einsum;
 pub mod factor;
 pub mod fused_matmul;
 pub mod matmul;
