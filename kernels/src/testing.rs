@@ -23,14 +23,19 @@ pub struct Interpreter {
 
 impl Default for Interpreter {
     fn default() -> Self {
-        Interpreter {
-            resources: ResourceManager::new(local_mailboxes()),
-            device: Arc::new(HostDevice::default()),
-        }
+        Interpreter::on(Arc::new(HostDevice::default()))
     }
 }
 
 impl Interpreter {
+    /// One whose kernels run on `device`.
+    pub fn on(device: Arc<dyn Device>) -> Self {
+        Interpreter {
+            resources: ResourceManager::new(local_mailboxes()),
+            device,
+        }
+    }
+
     /// Runs `fetches` with `feeds`, after the operations `targets`.
     ///
     /// # Errors

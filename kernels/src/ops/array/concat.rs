@@ -209,7 +209,7 @@ fn concat_offset() -> OpDef {
         .output("offset: N * shape_type")
         .attr("N: int >= 2")
         .attr("shape_type: {int32, int64} = DT_INT32")
-        .shape(|cx| Ok(cx.inputs()[1..].to_vec()))
+        .shape(|cx| cx.inputs()[1..].iter().map(|s| s.with_rank(1)).collect())
         .not_differentiable()
         .cpu(|_| Ok(Box::new(offsets)))
 }
@@ -221,6 +221,12 @@ fn offsets(cx: &mut OpContext<'_>) -> Result<()> {
     let mut sum = 0i64;
     for i in 1..cx.num_inputs() {
         let t = cx.input(i)?;
+        if t.shape().rank() != 1 {
+            return Err(Error::invalid(format!(
+                "a shape must be a vector, got shape {}",
+                t.shape()
+            )));
+        }
         let (dims, dtype) = (int_vector(t, "shape")?, t.dtype());
         if dims.len() != first.len() || (0..dims.len()).any(|d| d != axis && dims[d] != first[d]) {
             return Err(Error::invalid(format!(

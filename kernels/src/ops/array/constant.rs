@@ -53,10 +53,25 @@ fn placeholder_with_default() -> OpDef {
         .output("output: dtype")
         .attr("dtype: type")
         .attr("shape: shape")
-        .shape(|cx| Ok(vec![cx.attrs().shape("shape")?.clone()]))
+        .shape(|cx| {
+            let shape = cx.attrs().shape("shape")?;
+            cx.input(0).merge(shape)?;
+            Ok(vec![shape.clone()])
+        })
         .gradient(|_, dys| Ok(vec![dys[0].clone()]))
         .stateful()
-        .cpu(|_| Ok(Box::new(|cx: &mut OpContext<'_>| cx.forward(0, 0))))
+        .cpu(|init| {
+            let shape = init.attrs.shape("shape")?.clone();
+            Ok(Box::new(move |cx: &mut OpContext<'_>| {
+                let x = cx.input(0)?.shape();
+                if !shape.accepts(x) {
+                    return Err(Error::invalid(format!(
+                        "the default has shape {x}, which is not {shape}"
+                    )));
+                }
+                cx.forward(0, 0)
+            }))
+        })
         .sample(|s: &mut Sampler| -> Result<Operation> {
             let x = s.normal([2, 3])?;
             s.op("PlaceholderWithDefault")

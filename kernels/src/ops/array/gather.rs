@@ -139,11 +139,14 @@ fn infer(cx: &ShapeContext<'_>, axis: Option<i64>, batch: i64) -> Result<Vec<Par
         return Ok(vec![PartialShape::UNKNOWN]);
     };
     let Some(axis) = axis else {
-        let b = if batch < 0 { batch + ir as i64 } else { batch };
-        let rank = (pr as i64 - 1 + ir as i64)
-            .checked_sub(b)
-            .and_then(|r| usize::try_from(r).ok());
-        return Ok(vec![rank.map_or(PartialShape::UNKNOWN, PartialShape::of_rank)]);
+        let b = if batch < 0 {
+            batch.saturating_add(ir as i64)
+        } else {
+            batch
+        };
+        let b = usize::try_from(b).ok().filter(|b| *b <= ir);
+        let b = b.ok_or_else(|| Error::invalid(format!("batch_dims {batch} is out of range for indices {ix}")))?;
+        return Ok(vec![PartialShape::of_rank(pr - 1 + ir - b)]);
     };
     let (axis, batch) = places(axis, batch, pr, ir)?;
     let common = p.sub(0, batch).merge(&ix.sub(0, batch))?;

@@ -8,7 +8,7 @@ use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{Output, PartialShape, Shape, Tensor, register_ops};
 use smallvec::SmallVec;
 
-use super::support::{index_constant, ints, shape_of};
+use super::support::{checked_rank, index_constant, ints, shape_of};
 use crate::moves::{self, Axis, Copies, Fill, StridedCopy};
 
 /// How many elements go before and after each dimension.
@@ -51,7 +51,7 @@ pub(crate) fn infer(cx: &ShapeContext<'_>, sign: i64) -> Result<Vec<PartialShape
     let Some(rank) = cx.input(0).rank().or(pads.dim(0)) else {
         return Ok(vec![PartialShape::UNKNOWN]);
     };
-    let x = cx.input(0).with_rank(rank)?;
+    let x = cx.input(0).with_rank(checked_rank(rank)?)?;
     if pads.dim(0).is_some_and(|d| d != rank) {
         return Err(Error::invalid(format!(
             "paddings must have shape [{rank},2], got {pads}"

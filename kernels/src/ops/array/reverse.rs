@@ -6,7 +6,7 @@ use actorflow_core::op::{Category, OpDef};
 use actorflow_core::shape::resolve_axis;
 use actorflow_core::{Tensor, register_ops};
 
-use super::support::{int_vector, ints};
+use super::support::{checked_rank, int_vector, ints};
 use crate::moves::{self, Axes, Axis, Copies, Fill, StridedCopy, view_copy};
 use crate::shapes;
 
@@ -41,7 +41,7 @@ fn reverse() -> OpDef {
             let n = cx.input(1).with_rank(1)?.dim(0);
             let x = cx.input(0);
             match (n, x.rank()) {
-                (Some(n), _) => Ok(vec![x.with_rank(n)?]),
+                (Some(n), _) => Ok(vec![x.with_rank(checked_rank(n)?)?]),
                 _ => Ok(vec![x]),
             }
         })

@@ -8,7 +8,7 @@ use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{PartialShape, Shape, Tensor, register_ops};
 use smallvec::SmallVec;
 
-use super::support::{int_vector, shape_of};
+use super::support::{checked_rank, int_vector, shape_of};
 use crate::moves::{self, Copies, Fill, view_copy};
 
 /// The part of a tensor that begins at `begin` and has shape `shape`; shares the buffer if the part is contiguous
@@ -41,7 +41,7 @@ fn infer(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
     let Some(rank) = rank else {
         return Ok(vec![PartialShape::UNKNOWN]);
     };
-    let x = x.with_rank(rank)?;
+    let x = x.with_rank(checked_rank(rank)?)?;
     for v in [&begin, &size].into_iter().flatten() {
         if v.len() != rank {
             return Err(Error::invalid(format!(

@@ -2,6 +2,7 @@
 
 use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::{Cost, Kernel, OpContext};
+use actorflow_core::shape::MAX_RANK;
 use actorflow_core::{DType, Graph, Output, PartialShape, Shape, Tensor};
 use smallvec::SmallVec;
 
@@ -109,5 +110,13 @@ pub(crate) fn inserted_partial(shape: &PartialShape, at: usize, n: Option<usize>
             PartialShape::new(d)
         }
         None => PartialShape::UNKNOWN,
+    }
+}
+
+/// A rank that follows from the length of a vector, if a tensor can have it.
+pub(crate) fn checked_rank(rank: usize) -> Result<usize> {
+    match rank <= MAX_RANK {
+        true => Ok(rank),
+        false => Err(Error::invalid(format!("rank {rank} exceeds the limit of {MAX_RANK}"))),
     }
 }

@@ -6,7 +6,7 @@ use actorflow_core::kernel::OpContext;
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{DType, PartialShape, Shape, register_ops};
 
-use super::support::{index_constant, int_vector};
+use super::support::{checked_rank, index_constant, int_vector};
 use crate::moves::{self, Axes, Axis, Copies, Fill, StridedCopy};
 
 /// The shape of the result.
@@ -104,7 +104,7 @@ fn tile() -> OpDef {
             let Some(rank) = x.rank().or(cx.input(1).dim(0)) else {
                 return Ok(vec![PartialShape::UNKNOWN]);
             };
-            let x = x.with_rank(rank)?;
+            let x = x.with_rank(checked_rank(rank)?)?;
             if multiples.as_ref().is_some_and(|m| m.len() != rank) {
                 return Err(Error::invalid(format!("multiples must have {rank} elements")));
             }

@@ -8,7 +8,7 @@ use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{DType, Output, PartialShape, Tensor, dispatch, register_ops};
 use smallvec::SmallVec;
 
-use super::support::{index_constant, index_vector, int_vector};
+use super::support::{checked_rank, index_constant, index_vector, int_vector};
 use crate::moves::{self, Copies, Fill, view_copy};
 
 type Permutation = SmallVec<[usize; 8]>;
@@ -58,7 +58,7 @@ fn infer(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
     let Some(rank) = rank else {
         return Ok(vec![PartialShape::UNKNOWN]);
     };
-    let x = x.with_rank(rank)?;
+    let x = x.with_rank(checked_rank(rank)?)?;
     Ok(vec![match perm {
         Some(p) => PartialShape::new(permutation(&p, rank)?.iter().map(|p| x.dim(*p)).collect::<Vec<_>>()),
         None => PartialShape::of_rank(rank),

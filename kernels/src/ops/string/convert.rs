@@ -35,7 +35,8 @@ fn spec(attrs: &Attrs, dtype: DType) -> Result<Spec> {
         "0" => Fill::Zeros,
         other => return Err(Error::invalid(format!("fill argument not supported: {other:?}"))),
     };
-    let bounded = |x: i64| usize::try_from(x).ok().map(|x| x.min(1 << 15));
+    // Less than what the formatting of numbers allows.
+    let bounded = |x: i64| usize::try_from(x).ok().map(|x| x.min(60_000));
     Ok(Spec {
         width: bounded(width).unwrap_or(0),
         fill: if width > 0 || fill != Fill::Zeros {

@@ -53,23 +53,37 @@ impl Grams {
     }
 
     /// The n-grams of one sequence.
-    fn sequence(&self, words: &[Bytes], out: &mut Vec<Bytes>) {
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` if they have absurdly many elements.
+    fn sequence(&self, words: &[Bytes], out: &mut Vec<Bytes>) -> Result<()> {
         let before = out.len();
         let mut short = None;
         for &width in &self.widths {
             let pad = self.padding.unwrap_or(width - 1).min(width - 1);
-            let n = words.len() + 2 * pad;
-            for at in 0..(n + 1).saturating_sub(width) {
+            let n = pad.saturating_mul(2).saturating_add(words.len());
+            let count = n.saturating_add(1).saturating_sub(width);
+            let first = short.is_none();
+            short.get_or_insert((n, pad));
+            if count.saturating_mul(width) > MOST || (first && self.keep_short && n > MOST) {
+                return Err(Error::exhausted(format!(
+                    "n-grams of width {width} have too many elements"
+                )));
+            }
+            for at in 0..count {
                 out.push(self.gram(words, width, pad, at));
             }
-            short.get_or_insert((n, pad));
         }
         // A sequence too short for any width is one n-gram of its own length.
         if let (true, Some((n, pad))) = (self.keep_short && out.len() == before && !words.is_empty(), short) {
             out.push(self.gram(words, n, pad, 0));
         }
+        Ok(())
     }
 }
+
+/// The most elements that the n-grams of one sequence and width may have.
+const MOST: usize = 1 << 28;
 
 fn run(cx: &mut OpContext<'_>, grams: &Grams, dtype: DType) -> Result<()> {
     let data = cx.input(0)?.as_strings()?;
@@ -87,7 +101,7 @@ fn run(cx: &mut OpContext<'_>, grams: &Grams, dtype: DType) -> Result<()> {
             let end = end.ok_or_else(|| {
                 Error::invalid(format!("invalid split value {s}, must be in [{start}, {}]", data.len()))
             })?;
-            grams.sequence(&data[start..end], &mut out);
+            grams.sequence(&data[start..end], &mut out)?;
             ends.push(out.len() as i64);
             start = end;
         }
@@ -148,7 +162,7 @@ mod tests {
         };
         let words: Vec<Bytes> = words.iter().map(|w| Bytes::from(*w)).collect();
         let mut out = Vec::new();
-        g.sequence(&words, &mut out);
+        g.sequence(&words, &mut out).unwrap();
         out.iter().map(|b| String::from_utf8_lossy(b).into_owned()).collect()
     }
 
