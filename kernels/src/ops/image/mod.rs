@@ -4,6 +4,11 @@
 //! - `resample`: resampling along both, and what kernels that do so share
 //! - the other files define the operations
 
+pub mod color;
+mod color_grad;
+pub mod crop;
+pub mod nms;
 mod resample;
 pub mod resize;
 mod taps;
+pub mod transform;

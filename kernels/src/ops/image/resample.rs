@@ -256,14 +256,18 @@ pub(super) fn back(
     into_dtype(device, out, dtype)
 }
 
+/// Height and width that input `i` holds, as far as they are known when the graph is built.
+pub(super) fn resized_size(cx: &ShapeContext<'_>, i: usize) -> [Option<usize>; 2] {
+    let size = cx.constant_i64s(i);
+    [0, 1].map(|k| size.as_ref().and_then(|s| usize::try_from(*s.get(k)?).ok()))
+}
+
 /// The shape of images resized to what input 1 holds.
 pub(super) fn resized_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
-    centers(cx.attrs()).ok();
     let x = cx.input(0).with_rank(4)?;
-    cx.input(1).merge(&PartialShape::vector(Some(2)))?;
-    let size = cx.constant_i64s(1);
-    let dim = |i: usize| size.as_ref().and_then(|s| usize::try_from(*s.get(i)?).ok());
-    Ok(vec![PartialShape::from([x.dim(0), dim(0), dim(1), x.dim(3)])])
+    cx.input(1).with_rank(1)?;
+    let [h, w] = resized_size(cx, 1);
+    Ok(vec![PartialShape::from([x.dim(0), h, w, x.dim(3)])])
 }
 
 /// Fails where there is no kernel for images of this dtype.

@@ -11,6 +11,7 @@ pub mod conv2d;
 pub mod conv3d;
 mod convolve;
 pub mod depthwise;
+pub mod dilation;
 mod filter_grad;
 pub(crate) mod geometry;
 mod kernels;

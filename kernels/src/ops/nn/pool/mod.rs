@@ -13,6 +13,6 @@ mod extremes;
 mod kernels;
 pub mod max_pool;
 pub mod max_pool3d;
-mod number;
+pub(super) mod number;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use crate::ops::array::transpose::transposed;
 use crate::wide::{self, Work};
 
 /// A number that is compared and added.
-pub(super) trait Number: Element + PartialOrd {
+pub(in crate::ops::nn) trait Number: Element + PartialOrd {
     /// Zero.
     const ZERO: Self;
     /// The least finite value.
@@ -55,7 +55,7 @@ numbers! {
 }
 
 /// An element of the tensors that are pooled.
-pub(super) trait Item: Element {
+pub(in crate::ops::nn) trait Item: Element {
     /// What it is computed in: f32 for halves, i64 for the shorter integers.
     type Number: Number;
     /// The same value.
@@ -119,11 +119,11 @@ items! {
 }
 
 /// The tensor with the channels last, in the type that is computed in.
-pub(super) fn taken<T: Item>(cx: &OpContext<'_>, x: &Tensor, to_last: &[usize]) -> Result<Tensor> {
+pub(in crate::ops::nn) fn taken<T: Item>(cx: &OpContext<'_>, x: &Tensor, to_last: &[usize]) -> Result<Tensor> {
     T::widened(&*cx.step().device, &transposed(cx, x, to_last)?)
 }
 
 /// What [`taken`] does, undone.
-pub(super) fn given<T: Item>(cx: &OpContext<'_>, x: Tensor, back: &[usize]) -> Result<Tensor> {
+pub(in crate::ops::nn) fn given<T: Item>(cx: &OpContext<'_>, x: Tensor, back: &[usize]) -> Result<Tensor> {
     transposed(cx, &T::narrowed(&*cx.step().device, x)?, back)
 }
