@@ -116,7 +116,7 @@ fn scalar(cx: &OpContext<'_>, what: &str) -> Result<f64> {
 fn conversion(init: &KernelInit<'_>, f: fn(Pixel) -> Pixel) -> Result<Box<dyn Kernel>> {
     let dtype = init.output_types[0];
     Ok(Box::new(move |cx: &mut OpContext<'_>| {
-        three_channels(cx, 1, |m| Error::failed_precondition(m))?;
+        three_channels(cx, 1, Error::failed_precondition)?;
         let out = pixels(cx, dtype, f)?;
         cx.set_output(0, out);
         Ok(())
@@ -126,7 +126,7 @@ fn conversion(init: &KernelInit<'_>, f: fn(Pixel) -> Pixel) -> Result<Box<dyn Ke
 fn adjustment(init: &KernelInit<'_>, what: &'static str, f: fn(Pixel, f64) -> Pixel) -> Result<Box<dyn Kernel>> {
     let dtype = init.output_types[0];
     Ok(Box::new(move |cx: &mut OpContext<'_>| {
-        three_channels(cx, 3, |m| Error::invalid(m))?;
+        three_channels(cx, 3, Error::invalid)?;
         let by = scalar(cx, what)?;
         let out = pixels(cx, dtype, |p| f(p, by))?;
         cx.set_output(0, out);

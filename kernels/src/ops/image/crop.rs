@@ -400,7 +400,7 @@ mod tests {
         let at = |b: [f32; 4]| -> (f32, Vec<f32>) {
             let boxes = g.constant(Tensor::from_slice([1, 4], &b).unwrap()).unwrap();
             let y = crop(&g, &boxes, &[0], [2, 3]);
-            let d = actorflow_core::gradient::gradients(&[y.clone()], &[boxes]).unwrap()[0]
+            let d = actorflow_core::gradient::gradients(std::slice::from_ref(&y), &[boxes]).unwrap()[0]
                 .clone()
                 .unwrap();
             let sum = eval(&y).to_vec::<f32>().unwrap().iter().sum();

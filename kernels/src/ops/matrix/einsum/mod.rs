@@ -336,12 +336,19 @@ mod tests {
         let product = Tensor::from([[22f64, 28.], [49., 64.]]);
         assert_eq!(run("ij,jk->ik", &[a.clone(), b.clone()]).unwrap(), product);
         assert_eq!(
-            run("ij,kj->ik", &[a.clone(), run("ij->ji", &[b.clone()]).unwrap()]).unwrap(),
+            run(
+                "ij,kj->ik",
+                &[a.clone(), run("ij->ji", std::slice::from_ref(&b)).unwrap()]
+            )
+            .unwrap(),
             product
         );
         assert_eq!(run("ij,jk->", &[a.clone(), b.clone()]).unwrap(), Tensor::from(163f64));
-        assert_eq!(run("ij->", &[a.clone()]).unwrap(), Tensor::from(21f64));
-        assert_eq!(run("ij->j", &[a.clone()]).unwrap(), Tensor::from([5f64, 7., 9.]));
+        assert_eq!(run("ij->", std::slice::from_ref(&a)).unwrap(), Tensor::from(21f64));
+        assert_eq!(
+            run("ij->j", std::slice::from_ref(&a)).unwrap(),
+            Tensor::from([5f64, 7., 9.])
+        );
         let outer = run("i,j->ji", &[Tensor::from([1f64, 2.]), Tensor::from([3f64, 4.])]).unwrap();
         assert_eq!(outer, Tensor::from([[3f64, 6.], [4., 8.]]));
         assert_eq!(
@@ -353,7 +360,10 @@ mod tests {
     #[test]
     fn diagonals_are_taken_and_made() {
         let a = count(&[2, 2]);
-        assert_eq!(run("ii->i", &[a.clone()]).unwrap(), Tensor::from([1f64, 4.]));
+        assert_eq!(
+            run("ii->i", std::slice::from_ref(&a)).unwrap(),
+            Tensor::from([1f64, 4.])
+        );
         assert_eq!(run("ii->", &[a]).unwrap(), Tensor::from(5f64));
         let d = run("i->ii", &[Tensor::from([3i32, 4])]).unwrap();
         assert_eq!(d, Tensor::from([[3i32, 0], [0, 4]]));
