@@ -10,7 +10,7 @@ use actorflow_core::{Operation, PartialShape, Shape, dispatch, register_ops};
 use super::inverse::sample_matrix;
 use super::solve::{matrix_grad, write};
 use super::{Entry, band, matrices, square, square_shape, widened};
-use crate::linalg::{Num, Triangular};
+use crate::linalg::Triangular;
 use crate::ops::matrix::batch_matmul::{fit, offsets};
 
 fn solve_all<T: Entry>(cx: &mut OpContext<'_>, lower: bool, adjoint: bool) -> Result<()> {
@@ -32,9 +32,6 @@ fn solve_all<T: Entry>(cx: &mut OpContext<'_>, lower: bool, adjoint: bool) -> Re
     let (a, b) = (a.as_slice::<T::Wide>()?, b.as_slice::<T::Wide>()?);
     write::<T>(cx, shape, n * k, n * n * k, |i, out| {
         let a = &a[from_a[i]..][..n * n];
-        if a.iter().step_by(n + 1).any(|d| !(d.abs() > 0.0)) {
-            return Err(Error::invalid("input matrix is not invertible"));
-        }
         out.copy_from_slice(&b[from_b[i]..][..n * k]);
         let unit = false;
         Triangular {
@@ -114,7 +111,7 @@ register_ops!(triangular_solve);
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{eval, fails};
+    use crate::testing::eval;
     use actorflow_core::{Graph, Tensor};
 
     #[test]
@@ -131,6 +128,7 @@ mod tests {
         assert_eq!(solve(false, false), Tensor::from([[-4f32], [1.25]]));
         let zero = g.constant([[0f32, 1.], [1., 1.]]).unwrap();
         let bad = g.op("MatrixTriangularSolve").input(&zero).input(&b).output().unwrap();
-        assert!(fails(&bad).message().contains("not invertible"));
+        // As TensorFlow: dividing by a zero of the diagonal is no error.
+        assert!(!eval(&bad).to_vec::<f32>().unwrap()[0].is_finite());
     }
 }
