@@ -5,6 +5,7 @@
 //! - [`Graph`], [`Output`], [`Operation`], operators and methods on outputs: the programming model (from `core`)
 //! - [`Session`], [`Callable`]: running parts of a graph, with state that stays
 //! - [`gradients`]: symbolic differentiation
+//! - [`flow`]: conditionals and loops
 //! - [`passes`]: rewriting what is run
 //! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules
 //! - [`graphdef`]: TensorFlow's `GraphDef`
@@ -12,6 +13,7 @@
 //!
 //! It may depend on `actorflow-core`, `-kernels`, `-actors` and `-transport`, which do not know it.
 
+pub mod flow;
 pub mod graphdef;
 pub mod npy;
 pub mod passes;
