@@ -48,11 +48,62 @@ pub struct Program {
     dtype: DType,
     inputs: usize,
     steps: Vec<Step>,
-    /// Where each step's result is kept; the last one's is the output.
-    register: Vec<usize>,
-    registers: usize,
+    /// Where results are kept if the output's block is free for them.
+    free: Layout,
+    /// Where they are kept if it holds an input.
+    taken: Layout,
     /// What an element costs, in cheap operations.
     weight: usize,
+}
+
+/// Where the results of steps are kept.
+struct Layout {
+    /// By step.
+    places: Vec<Keep>,
+    /// How many registers there are.
+    registers: usize,
+}
+
+/// Where a result is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// In the output's block. Only the last step may write there what it reads there.
+    Output,
+    /// In a register.
+    Register(usize),
+}
+
+impl Layout {
+    /// A place for each step, free again after the last step that reads it, so that no step (but the last) writes
+    /// what it reads.
+    fn new(steps: &[Step], output_is_free: bool) -> Layout {
+        let mut last_use = vec![0; steps.len()];
+        for (i, s) in steps.iter().enumerate() {
+            for o in &s.operands {
+                if let Operand::Step(j) = *o {
+                    last_use[j] = i;
+                }
+            }
+        }
+        let mut layout = Layout {
+            places: Vec::new(),
+            registers: 0,
+        };
+        let mut free = Vec::from_iter(output_is_free.then_some(Keep::Output));
+        for i in 0..steps.len() {
+            let place = if i + 1 == steps.len() {
+                Keep::Output
+            } else {
+                free.pop().unwrap_or_else(|| {
+                    layout.registers += 1;
+                    Keep::Register(layout.registers - 1)
+                })
+            };
+            layout.places.push(place);
+            free.extend((0..i).filter(|j| last_use[*j] == i).map(|j| layout.places[j]));
+        }
+        layout
+    }
 }
 
 /// How a value relates to the result.
@@ -99,31 +150,14 @@ impl Program {
         if steps.is_empty() || !steps.iter().enumerate().all(well_formed) {
             return Err(Error::invalid("a program of element-wise functions is malformed"));
         }
-        let mut last_use = vec![0; steps.len()];
-        for (i, s) in steps.iter().enumerate() {
-            for o in &s.operands {
-                if let Operand::Step(j) = *o {
-                    last_use[j] = i;
-                }
-            }
-        }
-        // A register is free once the last step that reads it is done, so that no step writes what it reads.
-        let (mut register, mut free, mut registers) = (Vec::new(), Vec::new(), 0);
-        for i in 0..steps.len() {
-            register.push(free.pop().unwrap_or_else(|| {
-                registers += 1;
-                registers - 1
-            }));
-            free.extend((0..i).filter(|j| last_use[*j] == i).map(|j| register[j]));
-        }
         let weight = |s: &Step| if s.function.is_light() { 1 } else { HEAVY };
         Ok(Program {
             dtype,
             inputs,
             weight: steps.iter().map(weight).sum(),
+            free: Layout::new(&steps, true),
+            taken: Layout::new(&steps, false),
             steps,
-            register,
-            registers,
         })
     }
 
@@ -144,6 +178,10 @@ impl Program {
         if cx.num_inputs() != self.inputs {
             return Err(Error::internal("a program has other inputs than its node"));
         }
+        if let Some(y) = self.scalar::<T>(cx)? {
+            cx.set_output(0, Tensor::scalar(y));
+            return Ok(true);
+        }
         let Some(fit) = self.fit(cx)? else { return Ok(false) };
         let mut first: SmallVec<[T; 8]> = SmallVec::new();
         for (i, class) in fit.inputs.iter().enumerate() {
@@ -163,13 +201,33 @@ impl Program {
                 _ => T::default(),
             });
         }
-        let y = if fit.shape.is_scalar() {
-            Tensor::scalar(ones.last().copied().unwrap_or_default())
-        } else {
-            self.run_blocks(cx, &fit, &first, &ones)?
-        };
+        let y = self.run_blocks(cx, &fit, &first, &ones)?;
         cx.set_output(0, y);
         Ok(true)
+    }
+
+    /// The short path of scalar programs: nothing is allocated, nothing is planned.
+    #[inline]
+    fn scalar<T: Element>(&self, cx: &OpContext<'_>) -> Result<Option<T>> {
+        let mut inputs: SmallVec<[T; 8]> = SmallVec::new();
+        for i in 0..self.inputs {
+            let t = cx.input(i)?;
+            match t.as_slice::<T>()? {
+                [x] if t.shape().is_scalar() => inputs.push(*x),
+                _ => return Ok(None),
+            }
+        }
+        let mut results: SmallVec<[T; 32]> = SmallVec::new();
+        for step in &self.steps {
+            if step.meeting == Meeting::Bias {
+                return Ok(None);
+            }
+            results.push(step.one(|o| match o {
+                Operand::Input(k) => inputs[k],
+                Operand::Step(j) => results[j],
+            }));
+        }
+        Ok(results.pop())
     }
 
     /// How the inputs' shapes fit.
@@ -285,78 +343,90 @@ impl Program {
             });
         }
         // Blocks whose periods do not agree are written out every time.
-        let periodic = |v: &View<'_, T>| match v {
-            View::Part(_, p) => p.is_periodic(1) && p.dims.first().is_some_and(|d| block.is_multiple_of(d.len)),
-            _ => false,
-        };
-        let writes_once: SmallVec<[bool; 8]> = views.iter().map(periodic).collect();
+        let parts: SmallVec<[PartOf<'_, T>; 4]> = views
+            .iter()
+            .filter_map(|v| match v {
+                View::Part(from, plan) => Some(PartOf {
+                    from,
+                    plan,
+                    once: plan.is_periodic(1) && plan.dims.first().is_some_and(|d| block.is_multiple_of(d.len)),
+                }),
+                _ => None,
+            })
+            .collect();
         let elements = out
             .as_mut_slice::<T>()
             .ok_or_else(|| Error::internal("a new tensor must be writable"))?;
+        let layout = if reused.is_some() { &self.taken } else { &self.free };
         let chunk = (GRAIN / self.weight).max(4 * BLOCK).div_ceil(block) * block;
         spread::chunks(cx.parallel(), elements, chunk, |i, chunk_of_result| {
-            let mut bench = Bench {
-                registers: vec![Vec::new(); self.registers],
-                parts: vec![Vec::new(); self.inputs],
-            };
+            let n = block.min(chunk_of_result.len());
+            // The broadcast operands lie before the registers.
+            let mut memory: SmallVec<[T; SMALL]> = SmallVec::new();
+            memory.resize((parts.len() + layout.registers) * n, T::default());
             for (j, y) in chunk_of_result.chunks_mut(block).enumerate() {
                 let at = i * chunk + j * block;
-                for ((part, view), once) in bench.parts.iter_mut().zip(&views).zip(&writes_once) {
-                    if let View::Part(from, plan) = view
-                        && !(*once && part.len() >= y.len())
-                    {
-                        write_out(plan, from, at, y.len(), part);
+                for (part, to) in parts.iter().zip(memory.chunks_mut(n)) {
+                    if j == 0 || !part.once {
+                        write_out(part.plan, part.from, at, &mut to[..y.len()]);
                     }
                 }
-                self.run_block(&mut bench, &views, fit, ones, at, y);
+                let place = Place {
+                    layout,
+                    views: &views,
+                    fit,
+                    ones,
+                    at,
+                    n: y.len(),
+                };
+                self.run_block(&place, &mut memory, n, parts.len(), y);
             }
         });
         Ok(out)
     }
 
-    fn run_block<T: Element>(
-        &self,
-        bench: &mut Bench<T>,
-        views: &[View<'_, T>],
-        fit: &Fit,
-        ones: &[T],
-        at: usize,
-        y: &mut [T],
-    ) {
-        let n = y.len();
+    /// Runs the steps for one block. `memory` has blocks of `n` elements: broadcast operands, then registers.
+    fn run_block<T: Element>(&self, place: &Place<'_, T>, memory: &mut [T], n: usize, parts: usize, y: &mut [T]) {
         let last = self.steps.len() - 1;
         for (i, step) in self.steps.iter().enumerate() {
-            if i < last && fit.steps[i] == Class::One {
+            if i < last && place.fit.steps[i] == Class::One {
                 continue;
             }
-            let mut to = match i < last {
-                true => std::mem::take(&mut bench.registers[self.register[i]]),
-                false => Vec::new(),
-            };
-            let place = Place {
-                program: self,
-                bench,
-                views,
-                fit,
-                ones,
-                at,
-                n,
-            };
-            if i < last {
-                to.resize(n.max(to.len()), T::default());
-                step.apply(|o| place.block(*o, Block::Many(y)), &mut to[..n]);
-                bench.registers[self.register[i]] = to;
-            } else {
-                step.apply(|o| place.block(*o, Block::Here), y);
+            match place.layout.places[i] {
+                Keep::Output => {
+                    // What is read where it is written, by the last step only, is read as `Here`.
+                    let memory = Memory {
+                        before: memory,
+                        after: &[],
+                        gap: usize::MAX,
+                        n,
+                        parts,
+                    };
+                    step.apply(|o| place.block(*o, &memory, Block::Here), y);
+                }
+                Keep::Register(r) => {
+                    let (before, rest) = memory.split_at_mut((parts + r) * n);
+                    let (to, after) = rest.split_at_mut(n);
+                    let memory = Memory {
+                        before,
+                        after,
+                        gap: parts + r,
+                        n,
+                        parts,
+                    };
+                    step.apply(|o| place.block(*o, &memory, Block::Many(y)), &mut to[..place.n]);
+                }
             }
         }
     }
 }
 
+/// Elements of scratch memory on the stack.
+const SMALL: usize = 64;
+
 /// A block of the result, and what its steps read.
 struct Place<'a, T> {
-    program: &'a Program,
-    bench: &'a Bench<T>,
+    layout: &'a Layout,
     views: &'a [View<'a, T>],
     fit: &'a Fit,
     ones: &'a [T],
@@ -364,9 +434,30 @@ struct Place<'a, T> {
     n: usize,
 }
 
+/// Scratch memory without the block that is written.
+struct Memory<'a, T> {
+    before: &'a [T],
+    after: &'a [T],
+    /// The number of the block that is missing.
+    gap: usize,
+    /// Elements in a block.
+    n: usize,
+    /// Blocks before the registers.
+    parts: usize,
+}
+
+impl<'a, T> Memory<'a, T> {
+    fn block(&self, i: usize) -> &'a [T] {
+        match i < self.gap {
+            true => &self.before[i * self.n..(i + 1) * self.n],
+            false => &self.after[(i - self.gap - 1) * self.n..(i - self.gap) * self.n],
+        }
+    }
+}
+
 impl<'a, T: Element> Place<'a, T> {
     /// An operand; `result` stands for what the result's block holds.
-    fn block<'b>(&self, o: Operand, result: Block<'b, T>) -> Block<'b, T>
+    fn block<'b>(&self, o: Operand, memory: &Memory<'b, T>, result: Block<'b, T>) -> Block<'b, T>
     where
         'a: 'b,
     {
@@ -374,11 +465,18 @@ impl<'a, T: Element> Place<'a, T> {
             Operand::Input(k) => match &self.views[k] {
                 View::One(x) => Block::One(*x),
                 View::Full(x) => Block::Many(&x[self.at..self.at + self.n]),
-                View::Part(..) => Block::Many(&self.bench.parts[k][..self.n]),
+                View::Part(..) => {
+                    let is_part = |v: &&View<'_, T>| matches!(v, View::Part(..));
+                    let number = self.views[..k].iter().filter(is_part).count();
+                    Block::Many(&memory.block(number)[..self.n])
+                }
                 View::Result => result,
             },
             Operand::Step(j) if self.fit.steps[j] == Class::One => Block::One(self.ones[j]),
-            Operand::Step(j) => Block::Many(&self.bench.registers[self.program.register[j]][..self.n]),
+            Operand::Step(j) => match self.layout.places[j] {
+                Keep::Output => result,
+                Keep::Register(r) => Block::Many(&memory.block(memory.parts + r)[..self.n]),
+            },
         }
     }
 }
@@ -409,17 +507,18 @@ enum View<'a, T> {
     Part(&'a [T], Plan<2>),
 }
 
-/// What a thread works with.
-struct Bench<T> {
-    registers: Vec<Vec<T>>,
-    parts: Vec<Vec<T>>,
+/// A broadcast input.
+struct PartOf<'a, T> {
+    from: &'a [T],
+    plan: &'a Plan<2>,
+    /// Every block takes the same elements.
+    once: bool,
 }
 
-/// Writes what the elements `at..at + n` of the result take from a broadcast operand to `to`.
-fn write_out<T: Element>(plan: &Plan<2>, from: &[T], at: usize, n: usize, to: &mut Vec<T>) {
-    to.resize(n.max(to.len()), T::default());
+/// Writes what the elements from `at` on of the result take from a broadcast operand to `to`.
+fn write_out<T: Element>(plan: &Plan<2>, from: &[T], at: usize, to: &mut [T]) {
     let stride = plan.dims.first().map_or(0, |d| d.strides[1]);
-    plan.for_runs(at, at + n, |i, offsets, n| {
+    plan.for_runs(at, at + to.len(), |i, offsets, n| {
         let (to, from) = (&mut to[i - at..i - at + n], &from[offsets[1]..]);
         match stride {
             0 => to.fill(from[0]),
