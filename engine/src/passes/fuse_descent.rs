@@ -56,7 +56,7 @@ pub(super) fn run(ir: &mut Ir) -> Result<usize> {
                 _ => break None,
             }
         };
-        if let Some(p) = product {
+        if let Some(p) = product.filter(|p| can_be_passed_on(ir, *p)) {
             control.retain(|c| *c != p);
             fuse(ir, i, p, op, control)?;
             fused += 1;
@@ -66,6 +66,13 @@ pub(super) fn run(ir: &mut Ir) -> Result<usize> {
         ir.sweep();
     }
     Ok(fused)
+}
+
+/// Whether those who wait for node `p` may wait for its inputs instead. (The outputs of a control-flow primitive are
+/// alive or dead one by one, which a control edge from it cannot tell.)
+fn can_be_passed_on(ir: &Ir, p: usize) -> bool {
+    let steers = |d: usize| ir.node(d).is_none_or(|n| n.def.is_control_flow());
+    ir.node(p).is_some_and(|n| !n.pinned || !n.dependencies().any(steers))
 }
 
 /// Makes update `i` the fused node of product `p`.

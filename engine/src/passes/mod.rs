@@ -9,6 +9,7 @@ mod fold;
 mod fuse_descent;
 mod fuse_elementwise;
 mod fuse_matmul;
+mod gates;
 pub mod ir;
 mod same;
 #[cfg(test)]
@@ -54,6 +55,8 @@ passes! {
     bypass;
     /// Computes equal things once.
     common_subexpressions;
+    /// Drops control edges of gradients' gates that hold nothing back.
+    open_gates;
     /// Runs a product of matrices with the bias and the `Relu` that follow as one node.
     product_fusion;
     /// Adds a gradient that is a product of matrices to its variable without storing it.
@@ -113,6 +116,9 @@ pub fn run(ir: &mut ir::Ir, passes: Passes, resources: &Arc<ResourceManager>) ->
         if changes == 0 {
             break;
         }
+    }
+    if passes.open_gates && gates::run(ir) > 0 && passes.bypass {
+        bypass::run(ir);
     }
     if passes.product_fusion {
         fuse_matmul::run(ir)?;

@@ -467,3 +467,52 @@ fn whoever_is_waited_for_is_not_hidden() {
     assert!(o.contains(&"Exp") && o.contains(&"Sqrt"), "{o:?}");
     assert_eq!(ops(&g, &[&x], &[&y], &[&a.op()]), ["Exp", "Sqrt"]);
 }
+
+#[test]
+fn gates_that_hold_nothing_back_are_opened() {
+    let g = Graph::new();
+    let w = g.variable("w", [0.5f32, -1., 2.]).unwrap();
+    let v = g.variable("v", [1.5f32, 1., -2.]).unwrap();
+    let (a, b) = (w.value().tanh().unwrap(), v.value().sigmoid().unwrap());
+    let loss = a.times(&b).unwrap().sum(&[0], false).unwrap();
+    let opt = crate::Optimizer::from(crate::train::optimizer::GradientDescent::new(0.1));
+    let step = opt.minimize(&loss).unwrap();
+    let o = ops(&g, &[], &[], &[&step]);
+    assert_eq!(count(&o, "Identity"), 0, "{o:?}");
+    let closed = Passes {
+        open_gates: false,
+        ..Passes::ALL
+    };
+    let o = ops_with(closed, &g, &[], &[], &[&step]);
+    assert_eq!(count(&o, "Identity"), 2, "{o:?}");
+}
+
+#[test]
+fn gates_that_order_effects_or_keep_a_value_alone_stay() {
+    let gate = |g: &Graph, x: &Output, after: &Operation| {
+        let group = g.group("all", std::slice::from_ref(after)).unwrap();
+        g.op("Identity").input(x).control_input(&group).output().unwrap()
+    };
+    let g = Graph::new();
+    let x = placeholder(&g, "x", [2]);
+    let v = g.variable("v", [0.5f32, -1.]).unwrap();
+    let of_reading = |g: &Graph, x: &Output| {
+        let y = x.exp().unwrap().identity().unwrap();
+        ops(g, &[&x.graph().output("x:0").unwrap()], &[&y], &[]).len()
+    };
+    // It waits for an assignment, through a node that reads what was assigned.
+    let add = v.assign_add(&x).unwrap();
+    let read = {
+        let _after = g.control_dependencies(&[add]);
+        v.read().unwrap().identity().unwrap().tanh().unwrap()
+    };
+    let held = gate(&g, &x, &read.op());
+    assert!(of_reading(&g, &held) > 3);
+    // It waits for a node that takes a variable's value.
+    let taken = v.value().times(&x).unwrap();
+    let late = (&taken + &x).unwrap().tanh().unwrap();
+    assert!(of_reading(&g, &gate(&g, &late, &taken.op())) > 3);
+    // It waits for something that it comes after anyway.
+    let first = x.tanh().unwrap();
+    assert_eq!(of_reading(&g, &gate(&g, &first.sin().unwrap(), &first.op())), 1);
+}
