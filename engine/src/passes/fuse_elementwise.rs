@@ -94,7 +94,7 @@ fn grow(ir: &Ir, root: usize, order: &[usize], position: &[usize], users: &Users
     let (dtype, shape) = (n.output_types[0], &n.output_shapes[0]);
     let mut group = vec![root];
     // The producers, the last first: all users of one have been looked at when it comes.
-    let mut next: BinaryHeap<usize> = producers(n).map(|p| position[p]).collect();
+    let mut next: BinaryHeap<usize> = n.producers().map(|p| position[p]).collect();
     while let Some(at) = next.pop() {
         let i = order[at];
         let Some(n) = ir.node(i).filter(|_| !group.contains(&i)) else {
@@ -107,17 +107,10 @@ fn grow(ir: &Ir, root: usize, order: &[usize], position: &[usize], users: &Users
         }
         total += more;
         group.push(i);
-        next.extend(producers(n).map(|p| position[p]));
+        next.extend(n.producers().map(|p| position[p]));
     }
     group.sort_unstable_by_key(|i| position[*i]);
     group
-}
-
-fn producers(n: &IrNode) -> impl Iterator<Item = usize> + '_ {
-    n.inputs.iter().filter_map(|s| match s {
-        Source::Node { node, .. } => Some(*node),
-        Source::Feed(_) => None,
-    })
 }
 
 /// The steps of a fused node to be.

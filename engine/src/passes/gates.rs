@@ -13,6 +13,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
+
 use actorflow_actors::exec::Source;
 use actorflow_kernels::ops::math::fused::part;
 
@@ -43,7 +45,7 @@ pub(super) fn run(ir: &mut Ir) -> usize {
             at += 1;
             match ir.node(w) {
                 // Whoever waits for a group waits for its members.
-                Some(group) if group.def.name() == "NoOp" => {
+                Some(group) if is_group(ir, w) => {
                     let more: Vec<usize> = group.control.iter().copied().filter(|c| !waited.contains(c)).collect();
                     waited.extend(more);
                 }
@@ -52,10 +54,20 @@ pub(super) fn run(ir: &mut Ir) -> usize {
             }
         };
         if harmless {
-            open.push(i);
+            open.push((i, waited));
         }
     }
-    for i in &open {
+    // What nobody but a gate needs must be needed by one that stays closed.
+    loop {
+        let opened: HashSet<usize> = open.iter().map(|(gate, _)| *gate).collect();
+        let live = ir.live(|i| !opened.contains(&i));
+        let before = open.len();
+        open.retain(|(_, waited)| waited.iter().all(|w| live[*w] || is_group(ir, *w)));
+        if open.len() == before {
+            break;
+        }
+    }
+    for (i, _) in &open {
         if let Some(n) = &mut ir.nodes[*i] {
             n.control.clear();
         }
@@ -68,6 +80,10 @@ pub(super) fn run(ir: &mut Ir) -> usize {
 
 fn is_gate(n: &IrNode) -> bool {
     n.def.name() == "Identity" && !n.control.is_empty()
+}
+
+fn is_group(ir: &Ir, i: usize) -> bool {
+    ir.node(i).is_some_and(|n| n.def.name() == "NoOp")
 }
 
 /// Whether a node has no effect, succeeds on tensors that fit, and does not take a variable's value.

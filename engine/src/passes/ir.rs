@@ -74,13 +74,17 @@ impl IrNode {
         self.is_untouchable() && !SILENT.contains(&self.def.name())
     }
 
-    /// The nodes that must finish before: those of the data inputs and the control inputs.
-    pub fn dependencies(&self) -> impl Iterator<Item = usize> + '_ {
-        let data = self.inputs.iter().filter_map(|s| match s {
+    /// The nodes of the data inputs.
+    pub fn producers(&self) -> impl Iterator<Item = usize> + '_ {
+        self.inputs.iter().filter_map(|s| match s {
             Source::Node { node, .. } => Some(*node),
             Source::Feed(_) => None,
-        });
-        data.chain(self.control.iter().copied())
+        })
+    }
+
+    /// The nodes that must finish before: those of the data inputs and the control inputs.
+    pub fn dependencies(&self) -> impl Iterator<Item = usize> + '_ {
+        self.producers().chain(self.control.iter().copied())
     }
 
     /// A copy of a graph node without its edges.
@@ -429,8 +433,8 @@ impl Ir {
         self.fetches.iter_mut().for_each(follow);
     }
 
-    /// Removes nodes that nobody uses and that are not asked for.
-    pub fn sweep(&mut self) {
+    /// Which nodes fetches and targets depend on, by data and, of those nodes that `waits` says, by control edges.
+    pub fn live(&self, waits: impl Fn(usize) -> bool) -> Vec<bool> {
         let mut live = vec![false; self.nodes.len()];
         let mut todo: Vec<usize> = Vec::new();
         for f in &self.fetches {
@@ -443,8 +447,18 @@ impl Ir {
             if std::mem::replace(&mut live[i], true) {
                 continue;
             }
-            todo.extend(self.node(i).iter().flat_map(|n| n.dependencies()));
+            let Some(n) = self.node(i) else { continue };
+            if waits(i) {
+                todo.extend(&n.control);
+            }
+            todo.extend(n.producers());
         }
+        live
+    }
+
+    /// Removes nodes that nobody uses and that are not asked for.
+    pub fn sweep(&mut self) {
+        let live = self.live(|_| true);
         for (n, live) in self.nodes.iter_mut().zip(live) {
             if !live {
                 *n = None;

@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use actorflow_core::Output;
-use actorflow_core::error::Result;
+use actorflow_core::error::{Error, Result};
 use actorflow_core::gradient::{Grad, unbroadcast};
+use actorflow_core::kernel::{Kernel, OpContext};
 use actorflow_core::op::{Category, OpDef};
 
 use crate::{elementwise, shapes};
@@ -47,7 +48,22 @@ pub(super) fn gradient_of_unary(name: &'static str, types: &str) -> OpDef {
         .output("z: T")
         .attr(types)
         .shape(shapes::merged)
-        .cpu(elementwise::kernel)
+        .cpu(|init| Ok(Box::new(SameShape(elementwise::kernel(init)?))))
+}
+
+/// A kernel of two operands that do not broadcast.
+struct SameShape(Box<dyn Kernel>);
+
+impl Kernel for SameShape {
+    fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
+        let (a, b) = (cx.input(0)?.shape(), cx.input(1)?.shape());
+        if a != b {
+            return Err(Error::invalid(format!(
+                "inputs must have the same size and shape: input 0 has {a}, input 1 has {b}"
+            )));
+        }
+        self.0.compute(cx)
+    }
 }
 
 /// The conjugate of a complex output; a real one itself.
