@@ -1,4 +1,5 @@
 //! Conditionals and loops as programs write them, against a direct interpreter.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 mod flow;
 

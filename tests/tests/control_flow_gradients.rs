@@ -3,7 +3,8 @@
 
 mod flow;
 
-use actorflow::{Code, DType, Graph, Output, PartialShape, Tensor, gradients};
+use actorflow::flow::{WhileOptions, while_loop};
+use actorflow::{Code, DType, Graph, Output, PartialShape, Session, SessionOptions, Tensor, gradients};
 use flow::{enter, int_pinned, merge, pinned, raw_while, run, switch};
 
 fn scalar(g: &Graph, name: &str, dtype: DType) -> Output {
@@ -247,4 +248,32 @@ fn shapes_that_are_known_at_run_time_only_are_kept_for_the_gradient() {
         total += db;
     }
     close(f32_of(&got[1]), total);
+}
+
+#[test]
+fn a_gradient_keeps_the_operands_that_change_and_nothing_else() {
+    let (rows, times) = (1024, 1000);
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, [rows]).unwrap();
+    let c = scalar(&g, "c", DType::F32);
+    let n = scalar(&g, "n", DType::I32);
+    let body = |v: &[Output]| Ok(vec![(&v[0] + 1)?, v[1].sin()?.times(&c)?]);
+    let start = [g.constant(0i32).unwrap(), x.clone()];
+    let out = while_loop(&start, |v| v[0].less(&n), body, WhileOptions::default()).unwrap();
+    let dx = grad(&out[1], &x);
+    let feed = Tensor::from_slice([rows], &vec![0.5f32; rows]).unwrap();
+    let run = |bytes: usize| {
+        let options = SessionOptions {
+            memory_budget: bytes,
+            ..SessionOptions::with_threads(1)
+        };
+        let s = Session::with_options(&g, options).unwrap();
+        let r = s.runner().feed(&x, feed.clone()).feed(&c, 0.9f32).feed(&n, times);
+        r.fetch(&dx).run()
+    };
+    // The sine's argument and the product's left side; the right side never changes and is kept once.
+    let kept = 2 * rows * 4 * times as usize;
+    run(kept + (256 << 10)).unwrap();
+    let e = run(kept - (256 << 10)).unwrap_err();
+    assert_eq!(e.code(), Code::ResourceExhausted, "{e}");
 }
