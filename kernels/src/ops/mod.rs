@@ -9,6 +9,7 @@ pub mod nn;
 pub mod queue;
 pub mod random;
 pub mod reduce;
+pub mod signal;
 pub mod state;
 pub mod string;
 pub mod training;

@@ -1,0 +1,6 @@
+//! Spectral transforms.
+#![forbid(unsafe_code)]
+
+pub mod complex;
+pub mod lines;
+pub mod real;
