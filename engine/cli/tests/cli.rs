@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use actorflow::graphdef::export_graph;
 use actorflow::npy::{read_npy_file, write_npy_file};
 use actorflow::{DType, Graph, GraphVariables, PartialShape, Tensor};
-use actorflow_tests::repo;
 use command::{Ran, run};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -222,7 +221,9 @@ fn inspect_says_what_is_in_a_graph_and_draws_it() {
 fn copy_cases(names: &[&str]) -> TempDir {
     let to = tempfile::tempdir().expect("a copy of the case");
     for name in names {
-        let from = repo::root().join("tests/data/oracle").join(name);
+        let from = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/data/oracle")
+            .join(name);
         fs::create_dir(to.path().join(name)).expect("a copy of the case");
         for entry in fs::read_dir(from).expect("a copy of the case") {
             let file = entry.expect("a copy of the case").path();
