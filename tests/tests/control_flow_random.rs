@@ -102,7 +102,7 @@ fn sets(program: &[Statement], found: &mut Vec<usize>) {
     }
 }
 
-fn build(program: &[Statement], v: &mut Vec<Output>) -> Result<()> {
+fn build(program: &[Statement], v: &mut [Output]) -> Result<()> {
     for s in program {
         match s {
             Statement::Set { to, op, a, b } => {
@@ -117,7 +117,7 @@ fn build(program: &[Statement], v: &mut Vec<Output>) -> Result<()> {
                 sets(then, &mut changed);
                 sets(otherwise, &mut changed);
                 let side = |block: &[Statement]| -> Result<Vec<Output>> {
-                    let mut w = v.clone();
+                    let mut w = v.to_vec();
                     build(block, &mut w)?;
                     Ok(changed.iter().map(|k| w[*k].clone()).collect())
                 };
@@ -136,7 +136,7 @@ fn build(program: &[Statement], v: &mut Vec<Output>) -> Result<()> {
                 let mut changed = Vec::new();
                 sets(body, &mut changed);
                 let with = |state: &[Output]| {
-                    let mut w = v.clone();
+                    let mut w = v.to_vec();
                     for (k, x) in changed.iter().zip(&state[1..]) {
                         w[*k] = x.clone();
                     }

@@ -1,4 +1,5 @@
 //! The passes change no result: random graphs give the same with all of them, with each alone and without any.
+#![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
 use actorflow::train::optimizer::GradientDescent;
@@ -135,7 +136,7 @@ impl Growing {
         // Rather from the last few, so that there are chains.
         let n = self.all.len();
         let d = d as usize;
-        let i = if d % 3 == 0 {
+        let i = if d.is_multiple_of(3) {
             (d / 3) % n
         } else {
             n - 1 - (d / 3) % n.min(4)
