@@ -1,8 +1,6 @@
 //! Conditionals and loops as programs write them, against a direct interpreter.
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-#![allow(clippy::unwrap_used)] // helpers of tests
-
 mod flow;
 
 use actorflow::flow::{
