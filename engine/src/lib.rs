@@ -6,6 +6,7 @@
 //! - [`Session`], [`Callable`]: running parts of a graph, with state that stays
 //! - [`gradients`]: symbolic differentiation
 //! - [`flow`]: conditionals and loops
+//! - [`nn`], [`rnn`]: what networks are made of; cells and recurrent networks
 //! - [`passes`]: rewriting what is run
 //! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules
 //! - [`graphdef`]: TensorFlow's `GraphDef`
@@ -15,8 +16,10 @@
 
 pub mod flow;
 pub mod graphdef;
+pub mod nn;
 pub mod npy;
 pub mod passes;
+pub mod rnn;
 pub mod session;
 pub mod train;
 

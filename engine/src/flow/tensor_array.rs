@@ -13,6 +13,8 @@ pub struct TensorArrayOptions {
     pub keep_after_read: bool,
     /// What is known of the elements' shape.
     pub element_shape: PartialShape,
+    /// All elements have one shape, so that those that were never written are zeros of it.
+    pub identical_shapes: bool,
 }
 
 /// An array of tensors of one dtype, each of which is written once.
@@ -43,6 +45,7 @@ impl TensorArray {
             .attr("element_shape", options.element_shape.clone())
             .attr("dynamic_size", options.dynamic_size)
             .attr("clear_after_read", !options.keep_after_read)
+            .attr("identical_element_shapes", options.identical_shapes)
             .finish()?;
         Ok(TensorArray {
             handle: made.output(0)?,
