@@ -7,8 +7,10 @@
 pub mod color;
 mod color_grad;
 pub mod crop;
+pub mod draw;
 pub mod nms;
 mod resample;
 pub mod resize;
 mod taps;
 pub mod transform;
+pub mod translate;

@@ -231,27 +231,31 @@ pub(super) fn resized(cx: &OpContext<'_>, centers: Centers, make: MakeTaps) -> R
     Ok(out)
 }
 
-/// The gradient of [`resized`]: `grads` brought back to images of `height` and `width`, in `dtype`.
+/// The gradient of [`resized`]: input 0 brought back to images of `height` and `width`, in `dtype`.
 pub(super) fn back(
     cx: &OpContext<'_>,
     make: impl Fn(usize, usize) -> Taps,
     [h, w]: [usize; 2],
     dtype: DType,
 ) -> Result<Tensor> {
+    let [_, oh, ow, _] = image(cx.input(0)?.shape())?;
+    back_by(cx, &make(h, oh).turned(), &make(w, ow).turned(), dtype)
+}
+
+/// The images of input 0 resampled by taps, in `dtype`: exactly for integers, in double for double, else in f32.
+pub(super) fn back_by(cx: &OpContext<'_>, y: &Taps, x: &Taps, dtype: DType) -> Result<Tensor> {
     let g = cx.input(0)?;
-    let [n, oh, ow, c] = image(g.shape())?;
+    let [n, _, _, c] = image(g.shape())?;
     let device = &*cx.step().device;
     let exact = dtype == DType::F64 || !dtype.is_float();
-    let mut out = cx.alloc(if exact { DType::F64 } else { DType::F32 }, [n, h, w, c])?;
-    if n > 0 {
-        let (y, x) = (make(h, oh).turned(), make(w, ow).turned());
-        if exact {
-            let g = as_f64(device, g)?;
-            resample(device.parallel(), g.as_slice::<f64>()?, c, &y, &x, writable(&mut out)?);
-        } else {
-            let g = as_f32(device, g)?;
-            resample(device.parallel(), g.as_slice::<f32>()?, c, &y, &x, writable(&mut out)?);
-        }
+    let shape = [n, y.outputs(), x.outputs(), c];
+    let mut out = cx.alloc(if exact { DType::F64 } else { DType::F32 }, shape)?;
+    if exact {
+        let g = as_f64(device, g)?;
+        resample(device.parallel(), g.as_slice::<f64>()?, c, y, x, writable(&mut out)?);
+    } else {
+        let g = as_f32(device, g)?;
+        resample(device.parallel(), g.as_slice::<f32>()?, c, y, x, writable(&mut out)?);
     }
     into_dtype(device, out, dtype)
 }
