@@ -1,6 +1,7 @@
 //! The operations, by family.
 
 pub mod array;
+mod compose;
 pub mod flow;
 pub mod image;
 pub mod math;

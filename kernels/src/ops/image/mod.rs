@@ -8,6 +8,7 @@ pub mod color;
 mod color_grad;
 pub mod crop;
 pub mod draw;
+pub mod glimpse;
 pub mod nms;
 mod resample;
 pub mod resize;

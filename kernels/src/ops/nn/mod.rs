@@ -4,6 +4,7 @@ pub mod bias;
 pub mod conv;
 pub mod cross_entropy;
 pub mod ctc;
+pub mod data_format;
 pub mod exponential_units;
 pub mod in_top_k;
 pub mod l2_loss;

@@ -16,6 +16,7 @@ mod filter_grad;
 pub(crate) mod geometry;
 mod kernels;
 pub(crate) mod number;
+pub mod padded;
 mod patches;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -38,7 +38,7 @@ struct Greedy<T> {
 
 impl<T: Score> Kernel for Greedy<T> {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
-        let f = Frames::of(cx, 1)?;
+        let f = Frames::of(cx, 1, false)?;
         let classes = f.classes as i64;
         let blank = if self.blank < 0 {
             self.blank + classes
@@ -262,7 +262,7 @@ struct Beam<T> {
 
 impl<T: Score> Kernel for Beam<T> {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
-        let f = Frames::of(cx, 1)?;
+        let f = Frames::of(cx, 1, false)?;
         let scores = cx.slice::<T>(0)?;
         let mut lists = vec![Vec::with_capacity(f.batch); self.paths];
         let mut chances = Vec::new();

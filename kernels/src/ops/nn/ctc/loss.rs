@@ -191,7 +191,7 @@ struct Loss<T> {
 impl<T: Score> Kernel for Loss<T> {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
         let device = &*cx.step().device;
-        let f = Frames::of(cx, 3)?;
+        let f = Frames::of(cx, 3, true)?;
         let scores = cx.slice::<T>(0)?;
         let blank = f.classes - 1;
         let mut own = Vec::with_capacity(f.batch);

@@ -27,8 +27,9 @@ struct Frames {
 }
 
 impl Frames {
-    /// Of input 0, with the lengths of input `at`.
-    fn of(cx: &OpContext<'_>, at: usize) -> Result<Frames> {
+    /// Of input 0, with the lengths of input `at`. The decoders (not `strict`) take a negative length for none and
+    /// call wrong ones a failed precondition, as TensorFlow's do.
+    fn of(cx: &OpContext<'_>, at: usize, strict: bool) -> Result<Frames> {
         let (scores, lengths) = (cx.input(0)?, cx.input(at)?);
         let [time, batch, classes] = <[usize; 3]>::try_from(scores.shape().dims())
             .map_err(|_| Error::invalid(format!("inputs is not a 3-Tensor, its shape is {}", scores.shape())))?;
@@ -38,18 +39,23 @@ impl Frames {
                 scores.shape()
             )));
         }
+        let refused = |message: String| match strict {
+            true => Error::invalid(message),
+            false => Error::failed_precondition(message),
+        };
         if lengths.shape().dims() != [batch] {
-            return Err(Error::invalid(format!(
+            return Err(refused(format!(
                 "sequence_length must have one element for each of the {batch} sequences, got shape {}",
                 lengths.shape()
             )));
         }
         let mut list = Vec::with_capacity(batch);
         for (b, n) in lengths.as_slice::<i32>()?.iter().enumerate() {
-            match usize::try_from(*n) {
+            let n = if strict { *n } else { (*n).max(0) };
+            match usize::try_from(n) {
                 Ok(n) if n <= time => list.push(n),
                 _ => {
-                    return Err(Error::invalid(format!(
+                    return Err(refused(format!(
                         "sequence_length({b}) is {n}, but must be between 0 and the {time} time steps"
                     )));
                 }

@@ -7,6 +7,7 @@
 mod batch_norm;
 mod channels;
 pub mod fused;
+pub mod global;
 pub mod lrn;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ mod averages;
 pub mod avg_pool;
 mod extents;
 mod extremes;
+pub mod fractional;
 mod kernels;
 pub mod max_pool;
 pub mod max_pool3d;
