@@ -8,21 +8,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use actorflow::{GraphVariables, Result, Session, SessionOptions, Tensor};
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use self::data::{Dataset, Split};
-use self::model::{Model, OptimizerName};
-
-/// Which classifier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ModelName {
-    /// One hidden layer of ReLUs.
-    Mlp,
-    /// Softmax regression, without a hidden layer.
-    Softmax,
-}
+use self::model::{Model, ModelName, OptimizerName, Setup};
 
 /// Train a classifier of handwritten digits and report its accuracy on the test rows.
 ///
@@ -36,19 +26,19 @@ pub(crate) struct Args {
     /// The classifier.
     #[arg(long, value_enum, default_value = "mlp")]
     model: ModelName,
-    /// Units of the hidden layer.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    hidden: u32,
-    /// Passes over the training rows.
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
-    epochs: u32,
+    /// Units of the hidden layer (default: 256, of lenet 128).
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    hidden: Option<u32>,
+    /// Passes over the training rows (default: 40, of lenet 8).
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: Option<u32>,
     /// Rows in a step.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
     /// The update rule.
     #[arg(long, value_enum, default_value = "adam")]
     optimizer: OptimizerName,
-    /// The learning rate; each optimizer has a default of its own.
+    /// The learning rate; each optimizer has a default of its own. Of lenet it falls to zero by the last step.
     #[arg(long)]
     lr: Option<f64>,
     /// The seed of the initial weights and of the order of the rows.
@@ -63,6 +53,12 @@ pub(crate) struct Args {
     /// Print the result as one JSON object, as the last line.
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    fn epochs(&self) -> u32 {
+        self.epochs.unwrap_or(self.model.default_epochs())
+    }
 }
 
 #[derive(Serialize)]
@@ -107,11 +103,16 @@ impl Shuffle {
 /// For unreadable data, a learning rate that is no positive number, and errors of the engine.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let split = args.dataset.load(args.data.as_deref())?;
-    let hidden = match args.model {
-        ModelName::Mlp => Some(args.hidden as usize),
-        ModelName::Softmax => None,
-    };
-    let model = Model::build(split.width, split.classes, hidden, args.optimizer, args.lr, args.seed)?;
+    let model = Model::build(&Setup {
+        model: args.model,
+        width: split.width,
+        classes: split.classes,
+        hidden: args.hidden.map(|h| h as usize),
+        optimizer: args.optimizer,
+        rate: args.lr,
+        seed: args.seed,
+        steps: u64::from(args.epochs()) * split.train.len().div_ceil(args.batch as usize) as u64,
+    })?;
     let mut options = SessionOptions::default();
     if let Some(t) = args.threads {
         options = SessionOptions::with_threads(t);
@@ -143,7 +144,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             summary.final_loss,
             summary.steps,
             summary.seconds,
-            args.epochs as f64 * split.train.len() as f64 / summary.seconds.max(1e-9)
+            f64::from(args.epochs()) * split.train.len() as f64 / summary.seconds.max(1e-9)
         )
     };
     writeln!(out, "{line}")?;
@@ -161,7 +162,7 @@ fn fit(args: &Args, split: &Split, model: &Model, session: &Session) -> Result<S
     let mut shuffle = Shuffle::new(args.seed);
     let (mut steps, mut last_loss) = (0u64, 0f32);
     let begun = Instant::now();
-    for epoch in 0..args.epochs {
+    for epoch in 0..args.epochs() {
         shuffle.shuffle(&mut order);
         let (mut sum, mut count) = (0f64, 0u32);
         for rows in order.chunks(args.batch as usize) {
@@ -194,10 +195,7 @@ fn fit(args: &Args, split: &Split, model: &Model, session: &Session) -> Result<S
     bar.finish();
     Ok(Summary {
         dataset: args.dataset.name(),
-        model: match args.model {
-            ModelName::Mlp => "mlp",
-            ModelName::Softmax => "softmax",
-        },
+        model: args.model.name(),
         steps,
         seconds,
         final_loss: last_loss,
@@ -219,7 +217,7 @@ fn progress(args: &Args, rows: usize) -> ProgressBar {
     }
     let style = ProgressStyle::with_template("{bar:32} {percent:>3}%  {msg}  {per_sec} examples  eta {eta}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(u64::from(args.epochs) * rows as u64);
+    let bar = ProgressBar::new(u64::from(args.epochs()) * rows as u64);
     bar.set_style(style);
     bar
 }
