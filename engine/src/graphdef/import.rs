@@ -1,7 +1,8 @@
 //! From TensorFlow's `GraphDef` to a graph.
 //!
 //! [`import_graph`] reads a file into a graph of its own, [`import_into`] adds one to an existing graph. Nodes may
-//! come in any order; loops written with `Enter`, `Merge`, `NextIteration` are closed after their bodies exist.
+//! come in any order; loops written with `Enter`, `Merge`, `NextIteration` are closed after their bodies exist, and
+//! calls of the file's functions become the nodes of their bodies.
 //! Before the first node is added, everything in the file that the engine does not have is reported at once.
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,6 +11,7 @@ use bytes::Bytes;
 
 use super::attrs::attr_from_message;
 use super::decode::{DecodeLimits, decode_graph};
+use super::functions::{self, Limits};
 use super::order::{Index, Input, is_back_edge, order};
 use super::proto::{self, FunctionDefLibrary, GraphDef, NodeDef, VersionDef, attr_value::Value};
 use actorflow_core::op::{OpDef, registry};
@@ -32,6 +34,7 @@ pub struct ImportOptions {
     operations: HashMap<String, Operation>,
     limits: DecodeLimits,
     constants: usize,
+    inlining: Limits,
 }
 
 impl Default for ImportOptions {
@@ -43,6 +46,7 @@ impl Default for ImportOptions {
             operations: HashMap::new(),
             limits: DecodeLimits::default(),
             constants: 4 << 30,
+            inlining: Limits::default(),
         }
     }
 }
@@ -95,6 +99,17 @@ impl ImportOptions {
         self
     }
 
+    /// The most nodes that calls of functions may become, all together; 262,144 if this is not called.
+    pub fn max_inlined_nodes(mut self, nodes: usize) -> Self {
+        self.inlining.nodes = nodes;
+        self
+    }
+
+    pub(super) fn inlining(mut self, limits: Limits) -> Self {
+        self.inlining = limits;
+        self
+    }
+
     fn replaces(&self, input: Input<'_>) -> bool {
         match input {
             Input::Data(n, i) => !self.tensors.is_empty() && self.tensors.contains_key(&(n.to_owned(), i)),
@@ -108,9 +123,9 @@ impl ImportOptions {
 pub struct ImportedGraph {
     /// The graph that the nodes were added to.
     pub graph: Graph,
-    /// The nodes in the order of the file.
+    /// The nodes in the order of the file; where it calls functions, those that they became.
     pub operations: Vec<Operation>,
-    /// The functions that the file defines.
+    /// The functions that the file defines. The graph does not call them any more.
     pub library: FunctionDefLibrary,
     /// The versions of the program that wrote the file.
     pub versions: VersionDef,
@@ -160,21 +175,22 @@ pub fn import_into(graph: &Graph, def: &GraphDef, options: &ImportOptions) -> Re
     if !missing.is_empty() {
         return Err(unsupported_error(&missing));
     }
-    let index = Index::new(def)?;
-    let order = order(def, &index, |input| options.replaces(input))?;
+    let lowered = functions::lower(def, &options.inlining)?;
+    let index = Index::new(&lowered)?;
+    let order = order(&lowered, &index, |input| options.replaces(input))?;
     let mut import = Import {
         graph,
-        def,
+        def: &lowered,
         options,
         index,
-        added: vec![None; def.node.len()],
+        added: vec![None; lowered.node.len()],
         back_edges: Vec::new(),
         budget: options.constants,
         outputs: 0,
         unknown_attrs: Vec::new(),
     };
     for i in order {
-        let node = &def.node[i];
+        let node = &lowered.node[i];
         let op = import.add(node).map_err(|e| e.at_node(&node.name, &node.op))?;
         import.added[i] = Some(op);
     }
@@ -188,18 +204,13 @@ pub fn import_into(graph: &Graph, def: &GraphDef, options: &ImportOptions) -> Re
     })
 }
 
-/// Everything in `def` that the engine does not have, sorted by name.
+/// Everything in `def` and the functions that it runs that the engine does not have, sorted by name.
 pub fn unsupported(def: &GraphDef) -> Vec<Unsupported> {
-    let functions: Vec<&str> = def
-        .library
-        .iter()
-        .flat_map(|l| &l.function)
-        .filter_map(|f| Some(f.signature.as_ref()?.name.as_str()))
-        .collect();
+    // A malformed library is reported when it is used.
+    let needed = functions::needed(def).unwrap_or_default();
     let mut found: BTreeMap<String, Unsupported> = BTreeMap::new();
-    for node in &def.node {
+    for node in needed {
         let what = match registry().find(&node.op) {
-            None if functions.contains(&node.op.as_str()) => format!("{} (a call of a function)", node.op),
             None => node.op.clone(),
             Some(op) => match foreign_dtype(op, node) {
                 Some(n) => format!("{} of {}", node.op, dtype_name(n)),
@@ -432,6 +443,11 @@ impl<'a> Import<'a> {
                     if !rest.is_empty() {
                         attrs.set(name.as_str(), AttrValue::List(rest));
                     }
+                }
+                // Two imports of a file have two loops.
+                ("frame_name", AttrValue::Str(frame)) if !self.options.prefix.is_empty() => {
+                    let longer = [self.options.prefix.as_bytes(), b"/", &frame].concat();
+                    attrs.set(name.as_str(), AttrValue::Str(longer.into()));
                 }
                 (_, value) => attrs.set(name.as_str(), value),
             }

@@ -11,6 +11,7 @@
 pub mod attrs;
 pub mod decode;
 mod export;
+mod functions;
 mod import;
 mod order;
 pub mod proto;

@@ -5,6 +5,8 @@
 
 pub mod choice;
 pub mod frame;
+pub mod functional;
+pub mod optional;
 pub mod reference;
 pub mod stack;
 pub mod tensor_array;
