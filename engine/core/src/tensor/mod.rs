@@ -180,6 +180,19 @@ impl Tensor {
         }
     }
 
+    /// The variants, without a copy if this tensor is the only owner of its data.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if the dtype is not variant.
+    pub fn into_variants(self) -> Result<Vec<Variant>> {
+        let n = self.len();
+        match self.data {
+            Data::Variants { items, offset } if offset == 0 && items.len() == n => Ok(Arc::unwrap_or_clone(items)),
+            Data::Variants { items, offset } => Ok(items[offset..offset + n].to_vec()),
+            _ => Err(wrong_dtype(self.dtype, DType::Variant)),
+        }
+    }
+
     /// The value of a scalar (or of a tensor with exactly one element).
     ///
     /// # Errors

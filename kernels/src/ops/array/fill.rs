@@ -9,6 +9,7 @@ use actorflow_core::{DType, Shape, Tensor, register_ops};
 
 use super::support::ints;
 use crate::moves;
+use crate::ops::list::variants;
 use crate::shapes;
 
 /// The one of a dtype; true for bool.
@@ -43,7 +44,10 @@ fn zeros_like() -> OpDef {
         .attr("T: type")
         .shape(shapes::unchanged)
         .not_differentiable()
-        .cpu(|_| {
+        .cpu(|init| {
+            if init.input_types.first() == Some(&DType::Variant) {
+                return Ok(Box::new(variants::zeros_like));
+            }
             Ok(Box::new(|cx: &mut OpContext<'_>| {
                 let x = cx.input(0)?;
                 let t = moves::zeros(cx, x.dtype(), x.shape().clone())?;

@@ -7,6 +7,7 @@ use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{DType, register_ops};
 
 use crate::elementwise::{self, Loop2, Loops};
+use crate::ops::list::variants;
 use crate::shapes;
 
 struct Sum(Loop2);
@@ -18,6 +19,9 @@ impl Kernel for Sum {
 }
 
 fn kernel(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
+    if init.output_types.first() == Some(&DType::Variant) {
+        return Ok(Box::new(variants::add_all));
+    }
     match elementwise::loops("AddV2", init.output_types.first().copied().unwrap_or(DType::Bool)) {
         Some(Loops::Two(add)) => Ok(Box::new(Sum(add))),
         _ => Err(init.no_kernel()),
