@@ -10,6 +10,7 @@
 //! - [`passes`]: rewriting what is run
 //! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules
 //! - [`graphdef`]: TensorFlow's `GraphDef`
+//! - [`checkpoint`]: saved tensors, in files of this engine and of TensorFlow
 //! - [`npy`]: NumPy's array files
 //!
 //! It may depend on `actorflow-core`, `-kernels`, `-actors` and `-transport`, which do not know it.
@@ -31,6 +32,7 @@ pub use actorflow_core::{
     AttrValue, Attrs, Code, DType, Element, Error, Graph, Operation, Output, PartialShape, Result, Shape, Tensor,
     dispatch, register_ops,
 };
+pub use actorflow_kernels::checkpoint;
 pub use passes::Passes;
 pub use session::{Callable, Runner, Session, SessionOptions};
 pub use train::optimizer::Optimizer;

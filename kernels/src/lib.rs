@@ -9,11 +9,13 @@
 //! - [`gemm`]: dense matrix products, alone and in batches
 //! - [`reduction`]: sums, extremes and other folds along dimensions, at memory speed
 //! - [`moves`]: moving elements by size, for everything that reshapes, joins, cuts and looks up
+//! - [`checkpoint`]: tensors by name in files, for the operations that save and restore
 //! - [`shapes`]: shape functions that many operations share
 //! - [`testing`]: running small graphs without a runtime, and the gradient check, for tests
 //!
 //! The crate depends on `actorflow-core` only: kernels see the actor runtime through core's traits.
 
+pub mod checkpoint;
 pub mod elementwise;
 pub mod gemm;
 pub mod linalg;

@@ -4,6 +4,7 @@ pub mod array;
 mod compose;
 pub mod flow;
 pub mod image;
+pub mod io;
 pub mod list;
 pub mod math;
 pub mod matrix;

@@ -335,10 +335,8 @@ mod tests {
         assert!(run("ArgMax", 1f32, 0i32).is_err());
         let e = run("ArgMax", Tensor::zeros(DType::F32, [0, 3]).unwrap(), 0i32).unwrap_err();
         assert!(e.message().contains("is empty in shape [0,3]"), "{e}");
-        assert_eq!(
-            run("ArgMax", Tensor::zeros(DType::F32, [0, 3]).unwrap(), 1i32).unwrap(),
-            []
-        );
+        let none = run("ArgMax", Tensor::zeros(DType::F32, [0, 3]).unwrap(), 1i32).unwrap();
+        assert!(none.is_empty());
     }
 
     #[test]

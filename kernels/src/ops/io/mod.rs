@@ -1,0 +1,12 @@
+//! Files: checkpoints, whole files, patterns of names.
+
+pub mod file;
+mod matching;
+pub mod merge;
+pub mod restore;
+pub mod save;
+pub mod sharded;
+mod support;
+
+#[cfg(test)]
+mod tests;
