@@ -36,6 +36,7 @@ pub use actorflow_kernels::checkpoint;
 pub use passes::Passes;
 pub use session::{Callable, Runner, Session, SessionOptions};
 pub use train::optimizer::Optimizer;
+pub use train::saver::{Saver, SaverOptions, latest_checkpoint};
 pub use train::variable::{GraphVariables, Variable};
 
 /// What an operation of one's own is made of: its definition, what its kernel sees, its gradient.

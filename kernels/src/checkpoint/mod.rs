@@ -31,4 +31,4 @@ pub use merge::{MergeOptions, merge};
 pub use reader::{Entry, Format, Kind, Reader, with_reader};
 pub use slice::{SliceSpec, Window};
 pub use store::Location;
-pub use writer::Writer;
+pub use writer::{Writer, remove};

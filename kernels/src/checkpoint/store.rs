@@ -291,6 +291,20 @@ impl Location {
     }
 }
 
+/// The same file by a name without `..`, which graphs may have: a URL or a path without it as it is, any other path
+/// made absolute.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` for what is no path or no text.
+pub fn without_climbing(text: &str) -> Result<String> {
+    if text.contains("://") || !text.split('/').any(|part| part == "..") {
+        return Ok(text.to_owned());
+    }
+    let plain = plain_path(text)?;
+    let text = plain.to_str().map(str::to_owned);
+    text.ok_or_else(|| Error::invalid(format!("the path {} is not UTF-8", plain.display())))
+}
+
 /// A path out of a graph as text.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use actorflow_core::error::{Error, Result};
+use actorflow_core::error::{Code, Error, Result};
 use actorflow_core::{DType, Shape, Tensor};
 use bytes::Bytes;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -287,6 +287,33 @@ pub(super) fn unique() -> String {
     format!("{:016x}", hasher.finish())
 }
 
+/// Deletes a checkpoint of this engine: the manifest, then its shards. The flag says whether there was one.
+///
+/// # Errors
+/// What the store says. A manifest that is damaged is deleted; its shards, which only it knows, stay.
+pub fn remove(prefix: &Location) -> Result<bool> {
+    let at = prefix.suffixed(SUFFIX)?;
+    let text = match at.read() {
+        Err(e) if e.code() == Code::NotFound => return Ok(false),
+        other => other?,
+    };
+    at.delete()?;
+    if let Ok(manifest) = Manifest::of_text(&text) {
+        discard(&own_shards(prefix, &manifest));
+    }
+    Ok(true)
+}
+
+/// The shards of a manifest whose names are those of shards of its prefix: a manifest can name any file of its
+/// directory.
+fn own_shards(prefix: &Location, manifest: &Manifest) -> Vec<Location> {
+    let files = manifest.shards.iter().filter(|s| {
+        let rest = s.file.strip_prefix(prefix.name());
+        rest.is_some_and(is_shard_suffix)
+    });
+    files.filter_map(|s| prefix.neighbour(&s.file).ok()).collect()
+}
+
 /// Deletes files of which it does not matter whether they can be deleted.
 pub(super) fn discard(files: &[Location]) {
     for file in files {
@@ -306,26 +333,15 @@ impl Prepared {
     /// What the store says; then an old checkpoint is as it was, and the new shards are deleted.
     pub fn commit(self) -> Result<()> {
         let at = self.prefix.suffixed(SUFFIX)?;
-        let shards = |m: &Manifest| -> Vec<Location> {
-            m.shards
-                .iter()
-                .filter_map(|s| self.prefix.neighbour(&s.file).ok())
-                .collect()
-        };
         let old = at.read().ok().and_then(|text| Manifest::of_text(&text).ok());
         let text = self.manifest.to_text()?;
         if let Err(e) = at.write(vec![Bytes::from(text)]) {
-            discard(&shards(&self.manifest));
+            discard(&own_shards(&self.prefix, &self.manifest));
             return Err(e);
         }
-        // A manifest can name any file of its directory; only what looks like a shard of this prefix goes.
-        let ours = |l: &Location| {
-            let rest = l.name().strip_prefix(self.prefix.name());
-            rest.is_some_and(is_shard_suffix)
-        };
-        let mut gone = old.as_ref().map(shards).unwrap_or_default();
-        gone.retain(ours);
-        discard(&gone);
+        if let Some(old) = old {
+            discard(&own_shards(&self.prefix, &old));
+        }
         Ok(())
     }
 }
