@@ -6,6 +6,7 @@
 //! - [`Session`], [`Callable`]: running parts of a graph, with state that stays
 //! - [`gradients`]: symbolic differentiation
 //! - [`flow`]: conditionals and loops
+//! - [`queue`]: elements that one part of a program leaves for another
 //! - [`nn`], [`rnn`]: what networks are made of; cells and recurrent networks
 //! - [`passes`]: rewriting what is run
 //! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules
@@ -20,6 +21,7 @@ pub mod graphdef;
 pub mod nn;
 pub mod npy;
 pub mod passes;
+pub mod queue;
 pub mod rnn;
 pub mod session;
 pub mod train;

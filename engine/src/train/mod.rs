@@ -6,10 +6,11 @@
 //! - [`clip`]: gradients clipped by value, norm and global norm
 //! - [`saver`]: checkpoints of a session's variables
 //! - [`schedule`]: learning rates that follow a step counter
+//! - [`coordinator`], [`queue_runner`], [`input`]: threads that keep queues filled, and pipelines of them
 
 pub mod clip;
+pub mod coordinator;
 pub mod init;
+pub mod input;
 pub mod optimizer;
-pub mod saver;
-pub mod schedule;
-pub mod variable;
+pub mod queue_runner;

@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Units of the hidden layer (default: 256, of lenet 128).
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536))]
     hidden: Option<u32>,
-    /// Passes over the training rows (default: 40, of lenet 8).
+    /// Passes over the training rows (default: 40, of lenet 6).
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: Option<u32>,
     /// Rows in a step.

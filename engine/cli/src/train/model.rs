@@ -97,7 +97,7 @@ impl ModelName {
     /// How often it goes over the rows unless told otherwise.
     pub(super) fn default_epochs(self) -> u32 {
         match self {
-            ModelName::Lenet => 8,
+            ModelName::Lenet => 6,
             ModelName::Mlp | ModelName::Softmax => 40,
         }
     }
