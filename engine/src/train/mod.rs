@@ -14,3 +14,6 @@ pub mod init;
 pub mod input;
 pub mod optimizer;
 pub mod queue_runner;
+pub mod saver;
+pub mod schedule;
+pub mod variable;
