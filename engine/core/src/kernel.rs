@@ -154,6 +154,11 @@ pub trait Suspend {
 pub struct Continuation(Option<Box<dyn Resume>>);
 
 impl Continuation {
+    /// A promise to whatever is not a node: `to` gets the outputs.
+    pub fn new(to: Box<dyn Resume>) -> Self {
+        Continuation(Some(to))
+    }
+
     /// Delivers the node's outputs, or the error.
     pub fn finish(mut self, outputs: Result<Vec<Tensor>>) {
         if let Some(r) = self.0.take() {

@@ -11,6 +11,7 @@ pub mod matrix;
 pub mod nn;
 pub mod queue;
 pub mod random;
+pub mod reader;
 pub mod reduce;
 pub mod signal;
 pub mod state;

@@ -13,6 +13,7 @@ pub mod norm;
 pub mod nth_element;
 pub mod pool;
 pub mod rectifiers;
+pub mod recurrent;
 mod rows;
 pub mod softmax;
 pub mod top_k;

@@ -279,6 +279,33 @@ pub fn later<C: Counter>(actor: &Arc<Actor<Room<C>>>, change: impl FnOnce(&mut C
     });
 }
 
+/// Makes a request that no node waits for: the answer goes to `to`, whose step's end withdraws the request.
+pub fn ask<C: Counter>(actor: &Arc<Actor<Room<C>>>, request: C::Request, to: Continuation) {
+    let weak = Arc::downgrade(actor);
+    actor.send(move |room| {
+        let token = to.cancel_token();
+        let id = room.push(request);
+        if let Some(w) = room.find(id) {
+            w.to = Some(to);
+        }
+        deliver(room.flush());
+        if room.find(id).is_none() {
+            return;
+        }
+        let guard = token.map(|token| {
+            token.on_cancel(move |reason| {
+                let reason = reason.clone();
+                if let Some(actor) = weak.upgrade() {
+                    actor.send(move |room| deliver(room.cancel(id, reason)));
+                }
+            })
+        });
+        if let Some(w) = room.find(id) {
+            w.guard = guard;
+        }
+    });
+}
+
 /// A kernel that works at a desk: `find` says which, `act` works there with the turn held.
 pub struct At<C, D, A> {
     find: D,
