@@ -7,6 +7,7 @@
 //! command. An error is one line on stderr that starts with `error:`; results go to stdout, with `--json` as JSON.
 #![forbid(unsafe_code)]
 
+mod checkpoint;
 pub mod conformance;
 mod failure;
 mod glob;
@@ -35,6 +36,8 @@ enum Command {
     Run(run::Args),
     /// Show what is in a TensorFlow graph, and draw it
     Inspect(inspect::Args),
+    /// List, check and convert checkpoints
+    Checkpoint(checkpoint::Args),
     /// List the operations that the engine has
     Ops(ops::Args),
     /// Train a classifier of handwritten digits and report its accuracy
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Checkpoint(args) => checkpoint::run(&args),
         Command::Ops(args) => ops::run(&args),
         Command::Train(args) => train::run(&args).map_err(Failure::from),
         Command::Conformance(args) => conformance::run(&args),

@@ -16,6 +16,7 @@ use actorflow::graphdef::{ImportOptions, Unsupported, import_into, unsupported};
 use actorflow::{DType, Graph};
 use serde::Serialize;
 
+use crate::checkpoint;
 use crate::failure::Failure;
 use picture::Picture;
 
@@ -25,8 +26,8 @@ use picture::Picture;
 /// also if the engine cannot run the graph.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A serialized GraphDef
-    #[arg(value_name = "GRAPH.pb")]
+    /// A serialized GraphDef, or the prefix of a checkpoint, whose tensors are listed
+    #[arg(value_name = "GRAPH.pb|CHECKPOINT")]
     graph: PathBuf,
     /// Print one JSON object
     #[arg(long)]
@@ -79,6 +80,14 @@ struct Missing {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(prefix) = args.graph.to_str().map(checkpoint::prefix_of).transpose()?.flatten() {
+        if args.dot.is_some() || args.svg.is_some() {
+            return Err(Failure::Usage(format!(
+                "{prefix} is a checkpoint, which has no graph to draw"
+            )));
+        }
+        return checkpoint::list(&prefix, args.json);
+    }
     let named = |e: String| Failure::Failed(format!("{}: {e}", args.graph.display()));
     let bytes = std::fs::read(&args.graph).map_err(|e| named(e.to_string()))?;
     let size = bytes.len();

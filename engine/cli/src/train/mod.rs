@@ -2,6 +2,7 @@
 
 mod data;
 mod model;
+mod resume;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use self::data::{Dataset, Split};
 use self::model::{Model, ModelName, OptimizerName, Setup};
+use self::resume::{Checkpoints, Progress};
 
 /// Train a classifier of handwritten digits and report its accuracy on the test rows.
 ///
@@ -50,6 +52,16 @@ pub(crate) struct Args {
     /// A CSV file (plain or gzip) to use instead of the bundled one: pixels, then the label, a line each.
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Save checkpoints in this directory: at the end, and as --checkpoint-every says.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Save a checkpoint after every so many steps.
+    #[arg(long, value_name = "N", requires = "checkpoint", value_parser = clap::value_parser!(u32).range(1..))]
+    checkpoint_every: Option<u32>,
+    /// Go on from the latest checkpoint of the directory, if there is one; the result is that of a training that was
+    /// never stopped.
+    #[arg(long, requires = "checkpoint")]
+    resume: bool,
     /// Print the result as one JSON object, as the last line.
     #[arg(long)]
     json: bool,
@@ -69,6 +81,9 @@ struct Summary {
     seconds: f64,
     final_loss: f32,
     test_accuracy: f64,
+    /// Rows that were trained on, those of a resumed checkpoint not counted.
+    #[serde(skip)]
+    rows: u64,
 }
 
 /// A small generator for the order of rows: `xorshift64*` by S. Vigna, seeded through `splitmix64`.
@@ -113,6 +128,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         seed: args.seed,
         steps: u64::from(args.epochs()) * split.train.len().div_ceil(args.batch as usize) as u64,
     })?;
+    let checkpoints = Checkpoints::new(args, &split, &model)?;
     let mut options = SessionOptions::default();
     if let Some(t) = args.threads {
         options = SessionOptions::with_threads(t);
@@ -132,7 +148,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             model.rate
         );
     }
-    let summary = fit(args, &split, &model, &session)?;
+    let summary = fit(args, &split, &model, &session, checkpoints.as_ref())?;
     let mut out = io::stdout().lock();
     let line = if args.json {
         serde_json::to_string(&summary).map_err(|e| actorflow::Error::internal(e.to_string()))?
@@ -144,14 +160,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             summary.final_loss,
             summary.steps,
             summary.seconds,
-            f64::from(args.epochs()) * split.train.len() as f64 / summary.seconds.max(1e-9)
+            summary.rows as f64 / summary.seconds.max(1e-9)
         )
     };
     writeln!(out, "{line}")?;
     Ok(())
 }
 
-fn fit(args: &Args, split: &Split, model: &Model, session: &Session) -> Result<Summary> {
+fn fit(
+    args: &Args,
+    split: &Split,
+    model: &Model,
+    session: &Session,
+    checkpoints: Option<&Checkpoints>,
+) -> Result<Summary> {
     let step = session.callable(&[&model.x, &model.y], &[&model.loss], &[&model.train])?;
     let judge = session.callable(&[&model.x, &model.y], &[&model.accuracy], &[])?;
     let (test_x, test_y) = split.test.all(split.width)?;
@@ -160,12 +182,27 @@ fn fit(args: &Args, split: &Split, model: &Model, session: &Session) -> Result<S
     let bar = progress(args, n);
     let mut order: Vec<usize> = (0..n).collect();
     let mut shuffle = Shuffle::new(args.seed);
-    let (mut steps, mut last_loss) = (0u64, 0f32);
+    let mut now = match checkpoints.filter(|_| args.resume) {
+        Some(c) => c.resume(session)?.unwrap_or_default(),
+        None => Progress::default(),
+    };
+    let per_epoch = n.div_ceil(args.batch as usize).max(1) as u64;
+    let mut last_loss = (now.loss / per_epoch as f64) as f32;
     let begun = Instant::now();
+    let (before, mut rows_seen) = (now.steps, 0u64);
     for epoch in 0..args.epochs() {
         shuffle.shuffle(&mut order);
-        let (mut sum, mut count) = (0f64, 0u32);
-        for rows in order.chunks(args.batch as usize) {
+        // Epochs that a checkpoint has behind it only shuffle.
+        let done = now.steps.saturating_sub(u64::from(epoch) * per_epoch).min(per_epoch);
+        if done == per_epoch {
+            bar.inc(n as u64);
+            continue;
+        }
+        if done == 0 {
+            now.loss = 0.0;
+        }
+        bar.inc(done * u64::from(args.batch));
+        for rows in order.chunks(args.batch as usize).skip(done as usize) {
             let (x, y) = split.train.select(rows, split.width)?;
             let out = step.call(&[x, y])?;
             let loss: f32 = out.first().map_or(Ok(f32::NAN), Tensor::to_scalar)?;
@@ -177,12 +214,15 @@ fn fit(args: &Args, split: &Split, model: &Model, session: &Session) -> Result<S
                     model.rate
                 )));
             }
-            steps += 1;
-            sum += f64::from(loss);
-            count += 1;
+            now.steps += 1;
+            now.loss += f64::from(loss);
+            rows_seen += rows.len() as u64;
             bar.inc(rows.len() as u64);
+            if let Some(c) = checkpoints {
+                c.step(session, &now)?;
+            }
         }
-        last_loss = (sum / f64::from(count.max(1))) as f32;
+        last_loss = (now.loss / per_epoch as f64) as f32;
         if !bar.is_hidden() {
             let accuracy = measure(&judge, &test)?;
             bar.set_message(format!(
@@ -193,13 +233,17 @@ fn fit(args: &Args, split: &Split, model: &Model, session: &Session) -> Result<S
     }
     let seconds = begun.elapsed().as_secs_f64();
     bar.finish();
+    if let Some(c) = checkpoints.filter(|_| now.steps > before) {
+        c.save(session, &now)?;
+    }
     Ok(Summary {
         dataset: args.dataset.name(),
         model: args.model.name(),
-        steps,
+        steps: now.steps,
         seconds,
         final_loss: last_loss,
         test_accuracy: measure(&judge, &test)?,
+        rows: rows_seen,
     })
 }
 

@@ -110,6 +110,11 @@ impl ModelName {
         }
     }
 
+    /// Whether its learning rate falls to zero by the last step.
+    pub(super) fn rate_falls(self) -> bool {
+        matches!(self, ModelName::Lenet)
+    }
+
     /// What an optimizer's own learning rate is multiplied by. LeNet's falls to zero and may begin higher.
     fn rate_factor(self) -> f64 {
         match self {
