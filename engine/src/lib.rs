@@ -58,3 +58,12 @@ pub use actorflow_core::{half, inventory, num_complex};
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// So are those of the guides.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/control-flow.md")]
+struct ControlFlow;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/queues.md")]
+struct Queues;
