@@ -12,6 +12,7 @@
 //! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules
 //! - [`graphdef`]: TensorFlow's `GraphDef`
 //! - [`checkpoint`]: saved tensors, in files of this engine and of TensorFlow
+//! - [`saved_model`]: TensorFlow's SavedModel folders
 //! - [`npy`]: NumPy's array files
 //!
 //! It may depend on `actorflow-core`, `-kernels`, `-actors` and `-transport`, which do not know it.
@@ -23,6 +24,7 @@ pub mod npy;
 pub mod passes;
 pub mod queue;
 pub mod rnn;
+pub mod saved_model;
 pub mod session;
 pub mod train;
 
@@ -36,6 +38,7 @@ pub use actorflow_core::{
 };
 pub use actorflow_kernels::checkpoint;
 pub use passes::Passes;
+pub use saved_model::SavedModel;
 pub use session::{Callable, Runner, Session, SessionOptions};
 pub use train::optimizer::Optimizer;
 pub use train::saver::{Saver, SaverOptions, latest_checkpoint};

@@ -286,3 +286,90 @@ fn conformance_counts_what_passes_and_says_what_fails() {
     fails(&conformance(dir.path(), &["--filter", "nothing*"]), 2, &["no case"]);
     fails(&conformance(Path::new("/no/such/folder"), &[]), 2, &["/no/such/folder"]);
 }
+
+/// A model that TensorFlow wrote.
+fn model(which: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../src/saved_model/testdata")
+        .join(which)
+}
+
+#[test]
+fn a_saved_models_signatures_are_shown_with_dtypes_and_shapes() {
+    let dir = model("tf2");
+    let dir = dir.to_str().unwrap();
+    let ran = run(["inspect", dir]);
+    let text = succeeds(&ran);
+    for part in [
+        "{serve}",
+        "signature lookup",
+        "k: string[?]",
+        "x: float32[?,4]",
+        "y: float32[?,3]",
+        "unsupported: nothing",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    let ran = run(["inspect", dir, "--json"]);
+    let json: Value = serde_json::from_str(succeeds(&ran)).unwrap();
+    let x = &json["graphs"][0]["signatures"]["serving_default"]["inputs"]["x"];
+    assert_eq!(x["dtype"], "float32");
+    assert_eq!(x["shape"], serde_json::json!([null, 4]));
+    fails(&run(["inspect", "/nowhere/at/all"]), 1, &["/nowhere/at/all"]);
+}
+
+#[test]
+fn a_signature_of_a_saved_model_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    for which in ["v1", "tf2"] {
+        let dir = model(which);
+        let file = folder.path().join("y.npy");
+        let input = format!("x={}", dir.join("x.npy").display());
+        let output = format!("y={}", file.display());
+        let args = ["--signature", "serving_default", "--input", &input, "--output", &output];
+        let dir_text = dir.to_str().unwrap();
+        succeeds(&run(["run", "--saved-model", dir_text].iter().chain(&args)));
+        let (got, want) = (read_npy_file(&file).unwrap(), read_npy_file(dir.join("y.npy")).unwrap());
+        assert_eq!(got.shape(), want.shape());
+        let pairs = got
+            .as_slice::<f32>()
+            .unwrap()
+            .iter()
+            .zip(want.as_slice::<f32>().unwrap());
+        assert!(
+            pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5),
+            "{got} is not {want}"
+        );
+    }
+    let dir = model("tf2");
+    let dir = dir.to_str().unwrap();
+    let words = r#"k=["b", "c"]"#;
+    let ran = run([
+        "run",
+        "--saved-model",
+        dir,
+        "--signature",
+        "lookup",
+        "--input",
+        words,
+        "--json",
+    ]);
+    let json: Value = serde_json::from_str(succeeds(&ran)).unwrap();
+    assert_eq!(json["fetches"][0]["value"], serde_json::json!([2, -1]));
+}
+
+#[test]
+fn mistakes_about_a_saved_model_say_what_there_is() {
+    let dir = model("tf2");
+    let model = |args: &[&str]| run(["run", "--saved-model", dir.to_str().unwrap()].iter().chain(args));
+    fails(
+        &model(&["--signature", "train"]),
+        1,
+        &["\"train\"", "lookup", "serving_default"],
+    );
+    fails(&model(&["--tag", "gpu"]), 1, &["{gpu}", "{serve}"]);
+    fails(&model(&[]), 1, &["serving_default", "\"x\"", "float32[?,4]"]);
+    fails(&model(&["--input", "q=1"]), 1, &["\"q\"", "{x}"]);
+    fails(&model(&["--input", "x"]), 2, &["NAME=VALUE"]);
+    assert_eq!(model(&["--feed", "x=1"]).code, 2);
+}

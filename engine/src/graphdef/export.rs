@@ -25,6 +25,11 @@ pub fn export_graph(graph: &Graph) -> Result<Bytes> {
     Ok(graph_to_def(graph)?.encode_to_vec().into())
 }
 
+/// How many bytes a message takes in a file.
+pub fn encoded_len(def: &GraphDef) -> usize {
+    def.encoded_len()
+}
+
 /// The `GraphDef` message of a graph.
 ///
 /// # Errors

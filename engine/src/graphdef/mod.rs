@@ -17,5 +17,5 @@ mod order;
 pub mod proto;
 pub mod tensor_proto;
 
-pub use export::{MIN_CONSUMER, PRODUCER, export_graph, graph_to_def};
+pub use export::{MIN_CONSUMER, PRODUCER, encoded_len, export_graph, graph_to_def};
 pub use import::{ImportOptions, ImportedGraph, Unsupported, import_graph, import_into, import_with, unsupported};

@@ -2,6 +2,7 @@
 
 mod dot;
 mod layout;
+mod model;
 mod picture;
 mod svg;
 
@@ -20,14 +21,14 @@ use crate::checkpoint;
 use crate::failure::Failure;
 use picture::Picture;
 
-/// Show what is in a TensorFlow graph, and draw it.
+/// Show what is in a TensorFlow graph or SavedModel, and draw it.
 ///
 /// Lists operations, placeholders, variables, what nothing consumes, and what this engine lacks. The exit code is 0
 /// also if the engine cannot run the graph.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A serialized GraphDef, or the prefix of a checkpoint, whose tensors are listed
-    #[arg(value_name = "GRAPH.pb|CHECKPOINT")]
+    /// A serialized GraphDef, the folder of a SavedModel, or the prefix of a checkpoint, whose tensors are listed
+    #[arg(value_name = "GRAPH.pb|DIR|CHECKPOINT")]
     graph: PathBuf,
     /// Print one JSON object
     #[arg(long)]
@@ -80,13 +81,27 @@ struct Missing {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    if let Some(prefix) = args.graph.to_str().map(checkpoint::prefix_of).transpose()?.flatten() {
-        if args.dot.is_some() || args.svg.is_some() {
+    let is_model = args.graph.join("saved_model.pb").exists();
+    let prefix = match is_model {
+        true => None,
+        false => args.graph.to_str().map(checkpoint::prefix_of).transpose()?.flatten(),
+    };
+    let drawn = args.dot.is_some() || args.svg.is_some();
+    if let Some(prefix) = prefix {
+        if drawn {
             return Err(Failure::Usage(format!(
                 "{prefix} is a checkpoint, which has no graph to draw"
             )));
         }
         return checkpoint::list(&prefix, args.json);
+    }
+    if args.graph.is_dir() {
+        if drawn {
+            return Err(Failure::Usage(
+                "a folder has no one graph to draw: name a GraphDef".into(),
+            ));
+        }
+        return model::run(&args.graph, args.json);
     }
     let named = |e: String| Failure::Failed(format!("{}: {e}", args.graph.display()));
     let bytes = std::fs::read(&args.graph).map_err(|e| named(e.to_string()))?;

@@ -2,6 +2,7 @@
 
 mod json;
 mod literal;
+mod model;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -15,17 +16,33 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
-/// Run a TensorFlow graph: feed tensors, fetch tensors, differentiate.
+/// Run a TensorFlow graph: feed tensors, fetch tensors, differentiate; or a signature of a SavedModel.
 ///
 /// Tensors are named as in TensorFlow: `node:output`, or `node` for output 0.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     actorflow run model.pb --feed x=input.npy --fetch softmax=probabilities.npy\n  \
-    actorflow run model.pb --init init --feed 'x=[[1, 2], [3, 4]]' --fetch loss --grad loss/w --json")]
+    actorflow run model.pb --init init --feed 'x=[[1, 2], [3, 4]]' --fetch loss --grad loss/w --json\n  \
+    actorflow run --saved-model DIR --signature serving_default --input x=input.npy --output y=output.npy")]
 pub(crate) struct Args {
     /// A serialized GraphDef
-    #[arg(value_name = "GRAPH.pb")]
-    graph: PathBuf,
+    #[arg(value_name = "GRAPH.pb", required_unless_present = "saved_model")]
+    graph: Option<PathBuf>,
+    /// Run a signature of the SavedModel in this folder
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["graph", "feed", "fetch", "target", "grad", "init", "timeout"])]
+    saved_model: Option<PathBuf>,
+    /// The tags of the model's graph; not needed if it has only one
+    #[arg(long, value_name = "TAG", requires = "saved_model")]
+    tag: Vec<String>,
+    /// Which signature; not needed if there is only one, or for serving_default
+    #[arg(long, value_name = "NAME", requires = "saved_model")]
+    signature: Option<String>,
+    /// Give an input of the signature: an .npy file or a literal
+    #[arg(long, value_name = "NAME=VALUE", requires = "saved_model")]
+    input: Vec<String>,
+    /// Print an output of the signature, or write it to an .npy file; all are printed if none is named
+    #[arg(long, value_name = "NAME[=OUT.npy]", requires = "saved_model")]
+    output: Vec<String>,
     /// Give a tensor: an .npy file, or a literal such as 2.5, '[[1, 2], [3, 4]]', true or text
     #[arg(long, value_name = "NAME=VALUE")]
     feed: Vec<String>,
@@ -59,17 +76,50 @@ pub(crate) struct Args {
 struct Wanted {
     /// As it was asked for.
     name: String,
-    output: Output,
     file: Option<PathBuf>,
 }
 
+fn options(args: &Args) -> SessionOptions {
+    let mut options = match args.threads {
+        Some(n) => SessionOptions::with_threads(n.max(1)),
+        None => SessionOptions::default(),
+    };
+    if args.no_passes {
+        options.passes = Passes::NONE;
+    }
+    options
+}
+
+/// Whether two tensors are to be written to the same file.
+fn check_files(wanted: &[Wanted]) -> Result<(), Failure> {
+    let files: BTreeSet<_> = wanted.iter().filter_map(|w| w.file.as_ref()).collect();
+    if files.len() < wanted.iter().filter(|w| w.file.is_some()).count() {
+        return Err(Failure::Usage("two tensors are to be written to the same file".into()));
+    }
+    Ok(())
+}
+
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(dir) = &args.saved_model {
+        return model::run(model::Question {
+            dir,
+            tags: &args.tag,
+            signature: args.signature.as_deref(),
+            inputs: &args.input,
+            outputs: &args.output,
+            options: options(args),
+            json: args.json,
+        });
+    }
+    let Some(path) = &args.graph else {
+        return Err(Failure::Usage("nothing to run: name a graph or --saved-model".into()));
+    };
     if args.fetch.is_empty() && args.target.is_empty() && args.grad.is_empty() && args.init.is_empty() {
         return Err(Failure::Usage(
             "nothing to run: give at least one --fetch, --target, --grad or --init".into(),
         ));
     }
-    let graph = load(&args.graph)?;
+    let graph = load(path)?;
     let feeds = args
         .feed
         .iter()
@@ -78,31 +128,22 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let operations =
         |names: &[String]| -> Result<Vec<Operation>, Failure> { names.iter().map(|n| operation(&graph, n)).collect() };
     let (targets, inits) = (operations(&args.target)?, operations(&args.init)?);
-    let mut wanted = Vec::new();
+    let (mut wanted, mut outputs) = (Vec::new(), Vec::new());
     for text in &args.fetch {
         let (name, file) = with_file(text);
-        let output = output(&graph, name)?;
+        outputs.push(output(&graph, name)?);
         wanted.push(Wanted {
             name: name.to_owned(),
-            output,
             file,
         });
     }
     for text in &args.grad {
-        wanted.push(gradient(&graph, text)?);
+        let (what, gradient) = gradient(&graph, text)?;
+        outputs.push(gradient);
+        wanted.push(what);
     }
-    let files: BTreeSet<_> = wanted.iter().filter_map(|w| w.file.as_ref()).collect();
-    if files.len() < wanted.iter().filter(|w| w.file.is_some()).count() {
-        return Err(Failure::Usage("two tensors are to be written to the same file".into()));
-    }
-    let mut options = match args.threads {
-        Some(n) => SessionOptions::with_threads(n.max(1)),
-        None => SessionOptions::default(),
-    };
-    if args.no_passes {
-        options.passes = Passes::NONE;
-    }
-    let session = Session::with_options(&graph, options)?;
+    check_files(&wanted)?;
+    let session = Session::with_options(&graph, options(args))?;
     let deadline = deadline(args.timeout)?;
     let start = Instant::now();
     for op in &inits {
@@ -118,8 +159,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             for op in &targets {
                 runner = runner.target(op);
             }
-            for w in &wanted {
-                runner = runner.fetch(&w.output);
+            for output in &outputs {
+                runner = runner.fetch(output);
             }
             runner.run()?
         }
@@ -206,7 +247,7 @@ fn unknown(graph: &Graph, name: &str, e: &actorflow::Error) -> Failure {
 }
 
 /// Adds the gradient that `y/x` asks for. Names contain slashes themselves, so every slash is tried.
-fn gradient(graph: &Graph, text: &str) -> Result<Wanted, Failure> {
+fn gradient(graph: &Graph, text: &str) -> Result<(Wanted, Output), Failure> {
     let (pair, file) = with_file(text);
     let found: Vec<(Output, Output)> = pair
         .match_indices('/')
@@ -231,11 +272,10 @@ fn gradient(graph: &Graph, text: &str) -> Result<Wanted, Failure> {
     };
     let grads = gradients(std::slice::from_ref(y), std::slice::from_ref(x))?;
     match grads.into_iter().flatten().next() {
-        Some(g) => Ok(Wanted {
-            name: format!("d {} / d {}", y.name(), x.name()),
-            output: g.to_dense()?,
-            file,
-        }),
+        Some(g) => {
+            let name = format!("d {} / d {}", y.name(), x.name());
+            Ok((Wanted { name, file }, g.to_dense()?))
+        }
         None => Err(Failure::Failed(format!("{} does not depend on {}", y.name(), x.name()))),
     }
 }
