@@ -14,6 +14,7 @@ pub mod random;
 pub mod reader;
 pub mod reduce;
 pub mod signal;
+pub mod sparse;
 pub mod state;
 pub mod string;
 pub mod training;
