@@ -168,6 +168,12 @@ fn checkpoints_of_tensorflow_are_listed_and_converted() {
     );
     good(&run(["checkpoint", "verify", text(&to)]));
 
+    let first = run(["inspect", text(&bundle().join("v1"))]);
+    assert!(
+        good(&first).contains("4 tensors") && good(&first).contains("tensorflow-v1"),
+        "{first:?}"
+    );
+
     let ran = run(["checkpoint", "list", text(&dir.path().join("nothing"))]);
     assert!(
         ran.code == 1 && ran.stderr.contains("NOT_FOUND") && ran.stderr.contains("nothing"),

@@ -7,8 +7,8 @@
 //! - the [`manifest`], `PREFIX.manifest.json`, written last: what is where, with the CRC32C of every tensor and shard
 //!
 //! so that a crash at any moment leaves the old checkpoint or the new one. [`Reader`] checks all that it reads; what is
-//! cut off, changed or contradictory is `DATA_LOSS` naming file and tensor. It also reads TensorFlow's own format, the
-//! V2 [`bundle`].
+//! cut off, changed or contradictory is `DATA_LOSS` naming file and tensor. It also reads TensorFlow's own formats, the
+//! V2 [`bundle`] and the files of the first version.
 //!
 //! Files are reached through `object_store` (see [`store`]): local ones, and with the features `s3` and `gs` those of
 //! clouds. Names inside of checkpoints never become paths, but for shards' plain names in the manifest's directory.

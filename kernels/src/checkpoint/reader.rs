@@ -8,7 +8,7 @@ use actorflow_core::tensor::Pool;
 use actorflow_core::{DType, Shape, Tensor};
 use bytes::Bytes;
 
-use super::bundle::Bundle;
+use super::bundle::{Bundle, First};
 use super::native::{self, Native};
 use super::slice::{SliceSpec, Window};
 use super::store::Location;
@@ -72,6 +72,8 @@ pub enum Format {
     Actorflow,
     /// TensorFlow's V2 bundle: an index and data files.
     TensorFlow,
+    /// TensorFlow's first version: one file.
+    TensorFlowV1,
 }
 
 /// An open checkpoint: its tensors by name, and their values on demand.
@@ -86,7 +88,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens the checkpoint of that prefix, of this engine's format or TensorFlow's.
+    /// Opens the checkpoint of that prefix, of this engine's format or one of TensorFlow's.
     ///
     /// # Errors
     /// `NOT_FOUND` if there is none; `DATA_LOSS` if its table of contents is damaged.
@@ -106,11 +108,14 @@ impl Reader {
             }
             None => match Bundle::open(prefix)? {
                 Some((bundle, entries)) => (Format::TensorFlow, entries, Box::new(bundle), Bytes::new()),
-                None => {
-                    return Err(Error::not_found(format!(
-                        "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for {prefix}"
-                    )));
-                }
+                None => match First::open(prefix)? {
+                    Some((first, entries)) => (Format::TensorFlowV1, entries, Box::new(first), Bytes::new()),
+                    None => {
+                        return Err(Error::not_found(format!(
+                            "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for {prefix}"
+                        )));
+                    }
+                },
             },
         };
         Ok(Reader {

@@ -12,7 +12,7 @@ use clap::Subcommand;
 
 use crate::failure::Failure;
 
-/// List, check and convert checkpoints, of this engine and of TensorFlow (V2 bundles).
+/// List, check and convert checkpoints, of this engine and of TensorFlow (V2 bundles, V1 files).
 ///
 /// A checkpoint is named by its prefix (`out/model.ckpt-100`), by one of its files `PREFIX.manifest.json` and
 /// `PREFIX.index`, or by a directory, which stands for its latest one.
@@ -86,9 +86,18 @@ pub(crate) fn prefix_of(text: &str) -> Result<Option<String>, Failure> {
         return Ok(latest_checkpoint(text)?);
     }
     match Location::of(text) {
-        Ok(_) if exists(text)? => Ok(Some(text.to_owned())),
+        Ok(at) if exists(text)? || is_table(&at)? => Ok(Some(text.to_owned())),
         _ => Ok(None),
     }
+}
+
+/// Whether it is a file that ends as a table does: a checkpoint of TensorFlow's first version.
+fn is_table(at: &Location) -> Result<bool, Failure> {
+    const MAGIC: [u8; 8] = [0x57, 0xfb, 0x80, 0x8b, 0x24, 0x75, 0x47, 0xdb];
+    Ok(match at.length()? {
+        Some(n) if n > 8 => at.read_range(n - 8..n)?[..] == MAGIC,
+        _ => false,
+    })
 }
 
 /// Prints the tensors of a checkpoint.

@@ -40,6 +40,7 @@ impl Table {
             format: match reader.format() {
                 Format::Actorflow => "actorflow",
                 Format::TensorFlow => "tensorflow-v2",
+                Format::TensorFlowV1 => "tensorflow-v1",
             },
             bytes: tensors.iter().map(|t| t.bytes).fold(0, u64::saturating_add),
             tensors,

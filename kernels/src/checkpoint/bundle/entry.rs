@@ -1,10 +1,12 @@
 //! The messages of a bundle's index: `tensorflow/core/protobuf/tensor_bundle.proto`.
 
+use actorflow_core::Shape;
 use actorflow_core::error::{Error, Result};
 use actorflow_core::shape::MAX_RANK;
 
 use super::key::Extents;
 use super::wire::{Cursor, Field};
+use crate::checkpoint::slice::Window;
 
 /// `BundleHeaderProto`.
 #[derive(Debug)]
@@ -89,7 +91,7 @@ impl Proto {
 }
 
 /// `TensorShapeProto`: dimensions (2) with a size (1); of unknown rank (3) no saved tensor is.
-fn dims(message: &[u8]) -> Result<Vec<usize>> {
+pub(super) fn dims(message: &[u8]) -> Result<Vec<usize>> {
     let mut at = Cursor(message);
     let mut out = Vec::new();
     while !at.is_empty() {
@@ -113,7 +115,7 @@ fn dims(message: &[u8]) -> Result<Vec<usize>> {
 }
 
 /// `TensorSliceProto`: an extent (1) for each dimension, with a start (1) and, unless it is all, a length (2).
-fn extents(message: &[u8]) -> Result<Extents> {
+pub(super) fn extents(message: &[u8]) -> Result<Extents> {
     let mut at = Cursor(message);
     let mut out = Vec::new();
     while !at.is_empty() {
@@ -135,4 +137,22 @@ fn extents(message: &[u8]) -> Result<Extents> {
         }
     }
     Ok(out)
+}
+
+/// Where a part is.
+pub(super) fn window(extents: &Extents, shape: &Shape) -> Result<Window> {
+    let mut window = Window::whole(shape);
+    if extents.len() != shape.rank() {
+        return Err(Error::data_loss("a part has another rank"));
+    }
+    for (d, (start, length)) in extents.iter().enumerate() {
+        if *length >= 0 {
+            let natural = |n: &i64| usize::try_from(*n).map_err(|_| Error::data_loss("a part starts before 0"));
+            (window.start[d], window.length[d]) = (natural(start)?, natural(length)?);
+        }
+    }
+    match window.is_inside(shape) {
+        true => Ok(window),
+        false => Err(Error::data_loss("a part is not inside of the whole")),
+    }
 }

@@ -5,6 +5,7 @@
 //! and one for each part. All lengths are checked against the bytes that there are before anything is allocated.
 
 mod entry;
+mod first;
 mod key;
 mod snappy;
 mod table;
@@ -22,11 +23,11 @@ use actorflow_core::{DType, Shape, Tensor};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use self::entry::{Header, Proto};
+use self::entry::{Header, Proto, window};
+pub(super) use self::first::First;
 use self::wire::{Cursor, masked};
 use super::encode::load;
 use super::reader::{Entry, Kind, Source};
-use super::slice::Window;
 use super::store::Location;
 
 /// An open bundle.
@@ -165,17 +166,8 @@ fn assemble(key: &[u8], proto: Proto, parts: &HashMap<&[u8], Proto>) -> Result<(
         let part = parts
             .get(&key::of_slice(key, extents)[..])
             .ok_or_else(|| Error::data_loss("a part that it lists is missing"))?;
-        let mut window = Window::whole(&shape);
-        if extents.len() != shape.rank() {
-            return Err(Error::data_loss("a part has another rank"));
-        }
-        for (d, (start, length)) in extents.iter().enumerate() {
-            if *length >= 0 {
-                let whole = |n: &i64| usize::try_from(*n).map_err(|_| Error::data_loss("a part starts before 0"));
-                (window.start[d], window.length[d]) = (whole(start)?, whole(length)?);
-            }
-        }
-        if !window.is_inside(&shape) || part.dtype != proto.dtype || part.shape != window.length {
+        let window = window(extents, &shape)?;
+        if part.dtype != proto.dtype || part.shape != window.length {
             return Err(Error::data_loss("a part contradicts the whole"));
         }
         windows.push(window);

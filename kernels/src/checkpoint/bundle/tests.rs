@@ -86,6 +86,35 @@ fn a_merged_bundle_has_several_data_files() {
     );
 }
 
+#[test]
+fn checkpoints_of_the_first_version_are_read() {
+    let r = open(&data(), "v1").unwrap();
+    assert_eq!(r.tensor("f").unwrap(), Tensor::from([[1.5f32, -2.0], [3.0, 4.0]]));
+    assert_eq!(r.tensor("i").unwrap(), Tensor::from([1i64, -2]));
+    assert_eq!(r.tensor("s").unwrap(), Tensor::strings([2], vec!["x", "yz"]).unwrap());
+    assert_eq!(r.tensor("m").unwrap(), Tensor::from(true));
+    let part = open(&data(), "v1s-00001-of-00002").unwrap();
+    let spec = SliceSpec::parse("4 2 2,2:1,1").unwrap();
+    assert_eq!(part.slice("x", &spec).unwrap(), Tensor::from([[6f32], [8.0]]));
+    assert_eq!(part.tensor("x").unwrap_err().code(), Code::InvalidArgument);
+
+    let dir = tempfile::tempdir().unwrap();
+    let good = std::fs::read(data().join("v1")).unwrap();
+    let path = dir.path().join("v1");
+    let read = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        read_all(dir.path(), "v1").unwrap_err()
+    };
+    for n in 0..good.len() {
+        assert_eq!(read(&good[..n]).code(), Code::DataLoss, "{n}");
+    }
+    for bit in 0..good.len() * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(read(&bad).code(), Code::DataLoss, "{bit}");
+    }
+}
+
 fn copy(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for e in std::fs::read_dir(data()).unwrap() {
@@ -298,5 +327,10 @@ proptest! {
         let _ = snappy::decompressed(&bytes);
         let _ = Proto::of(&bytes);
         let _ = strings(&bytes, 3);
+        if let Ok((first, entries)) = First::of_table(&Location::of("nowhere/x").unwrap(), &forged(&bytes)) {
+            for (name, e) in &entries {
+                let _ = first.read(name, e, 0, &Pool::new(1 << 20, 0));
+            }
+        }
     }
 }

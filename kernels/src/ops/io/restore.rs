@@ -82,20 +82,27 @@ fn restored(cx: &OpContext<'_>, dtypes: &[DType]) -> Result<Vec<Tensor>> {
 
 /// The checkpoints whose prefixes match a pattern, in order.
 fn matching(pattern: &str) -> Result<Vec<Location>> {
+    // What ends a file's name when it is not the checkpoint's own: of this engine, of TensorFlow, of its first version.
+    const SUFFIXES: [&str; 3] = [SUFFIX, ".index", ""];
     let exact = Location::of(pattern)?;
-    let there = |l: &Location| {
-        Ok::<_, Error>(l.suffixed(SUFFIX)?.length()?.is_some() || l.suffixed(".index")?.length()?.is_some())
-    };
-    if there(&exact)? {
-        return Ok(vec![exact]);
+    for suffix in SUFFIXES {
+        if exact.suffixed(suffix)?.length()?.is_some() {
+            return Ok(vec![exact]);
+        }
     }
     if !exact.is_local() {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for suffix in [SUFFIX, ".index"] {
-        for path in paths(&format!("{pattern}{suffix}"))? {
-            found.extend(path.strip_suffix(suffix).map(str::to_owned));
+    for suffix in SUFFIXES {
+        let part = |p: &String| {
+            suffix.is_empty()
+                && (p.ends_with(SUFFIX) || p.ends_with(".index") || p.contains(".data-") || p.ends_with(".safetensors"))
+        };
+        for path in paths(&format!("{pattern}{suffix}"))?.into_iter().filter(|p| !part(p)) {
+            if std::path::Path::new(&path).is_file() {
+                found.extend(path.strip_suffix(suffix).map(str::to_owned));
+            }
         }
     }
     found.sort_unstable();

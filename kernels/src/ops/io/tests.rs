@@ -202,6 +202,29 @@ fn the_first_version_saves_whole_tensors_and_parts_and_restores_by_pattern() {
 }
 
 #[test]
+fn files_of_tensorflows_first_version_are_restored_by_either_version() {
+    let data = format!("{}/tests/data/bundle", env!("CARGO_MANIFEST_DIR"));
+    let x = Tensor::from([[1.5f32, -2.0], [3.0, 4.0]]);
+    assert_eq!(one(&format!("{data}/v1"), "f", "", DType::F32).unwrap(), x);
+    let g = Graph::new();
+    let get = |pattern: &str, name: &str| {
+        let b = g.op("Restore").input(&input(&g, format!("{data}/{pattern}").into()));
+        eval(
+            &b.input(&input(&g, name.into()))
+                .attr("dt", DType::F32)
+                .output()
+                .unwrap(),
+        )
+    };
+    assert_eq!(get("v1", "f"), x);
+    assert_eq!(
+        get("v1s-?????-of-00002", "x"),
+        Tensor::from([[1f32, 2.], [3., 4.], [5., 6.], [7., 8.]])
+    );
+    assert_eq!(get("al?", "scope/scalar"), Tensor::from(7.5f32));
+}
+
+#[test]
 fn names_of_shards() {
     let g = Graph::new();
     let name = |base: &str, shard: i32, n: i32| {
