@@ -245,7 +245,8 @@ fn assets(def: &MetaGraphDef) -> Result<Vec<(String, String)>> {
             found.push(asset);
         }
     }
-    found
+    let mut seen = BTreeSet::new();
+    let named = found
         .into_iter()
         .map(|a| {
             let tensor = match a.tensor_info.and_then(|i| i.encoding) {
@@ -263,7 +264,12 @@ fn assets(def: &MetaGraphDef) -> Result<Vec<(String, String)>> {
                 ))),
             }
         })
-        .collect()
+        .collect::<Result<Vec<_>>>()?;
+    // TensorFlow writes an asset as often as it was declared.
+    Ok(named
+        .into_iter()
+        .filter(|(tensor, _)| seen.insert(tensor.clone()))
+        .collect())
 }
 
 /// `x: float32[?,4]`

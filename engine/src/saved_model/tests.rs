@@ -115,10 +115,14 @@ fn model() -> Message_ {
                 },
             )]
             .into(),
-            asset_file_def: vec![AssetFileDef {
-                tensor_info: Some(info("file:0", DType::Str, &[])),
-                filename: "words.txt".into(),
-            }],
+            // Twice, as TensorFlow writes what was declared twice.
+            asset_file_def: vec![
+                AssetFileDef {
+                    tensor_info: Some(info("file:0", DType::Str, &[])),
+                    filename: "words.txt".into(),
+                };
+                2
+            ],
             ..Default::default()
         }],
     }
