@@ -211,6 +211,19 @@ impl Extents {
         self.axes[2].output * self.channels
     }
 
+    /// Whether no pixel is in two windows.
+    pub(super) fn is_apart(&self) -> bool {
+        self.axes.iter().all(|a| a.output <= 1 || a.stride >= a.window)
+    }
+
+    /// Whether every pixel is in a window, if windows follow each other without a gap.
+    pub(super) fn is_covered(&self) -> bool {
+        self.axes.iter().all(|a| {
+            let reach = |o: usize| a.reach(o);
+            a.stride <= a.window && a.output > 0 && reach(0).start == 0 && reach(a.output - 1).end == a.input
+        })
+    }
+
     /// The lines of an image that the windows of its output line `line` take, as numbers of lines.
     pub(super) fn taken(&self, line: usize) -> impl Iterator<Item = usize> + Clone + use<> {
         let [z, y, _] = self.axes;

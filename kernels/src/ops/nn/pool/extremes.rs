@@ -160,6 +160,93 @@ impl<T: Number> Places<'_, T> {
     }
 }
 
+/// The gradient of a line of windows that share no pixel: each pixel gets its window's gradient or nothing.
+struct Apart<'a, T> {
+    x: &'a [T],
+    dy: &'a [T],
+    lines: &'a [usize],
+    axis: Axis,
+    channels: usize,
+    /// The gradient of the whole image; pixels outside of all windows are left as they are.
+    dx: &'a mut [T],
+}
+
+impl<T: Number> Work for Apart<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<M: Madd>(self) {
+        let c = self.channels;
+        let windows = Places {
+            x: self.x,
+            lines: self.lines,
+            axis: self.axis,
+            channels: c,
+            out: &mut [],
+        };
+        let (mut values, mut places) = ([T::LEAST; LANES], [NONE; LANES]);
+        for (o, dy) in self.dy.chunks_exact(c).enumerate() {
+            let reach = self.axis.reach(o);
+            let Some(line) = self.lines.first().filter(|_| !reach.is_empty()) else {
+                continue;
+            };
+            let first = line * self.axis.input + reach.start;
+            let (blocks, rest) = dy.as_chunks::<LANES>();
+            let mut at = 0;
+            for dy in blocks {
+                windows.block(first, at, reach.clone(), &mut values, &mut places);
+                for l in self.lines {
+                    for i in reach.clone() {
+                        let pixel = l * self.axis.input + i;
+                        let dx: &mut [T] = &mut self.dx[pixel * c + at..][..LANES];
+                        for ((x, d), p) in dx.iter_mut().zip(dy).zip(&places) {
+                            *x = T::ZERO.plus(if *p == pixel as u32 { *d } else { T::ZERO });
+                        }
+                    }
+                }
+                at += LANES;
+            }
+            let n = rest.len();
+            windows.block(first, at, reach.clone(), &mut values[..n], &mut places[..n]);
+            for l in self.lines {
+                for i in reach.clone() {
+                    let pixel = l * self.axis.input + i;
+                    for ((x, d), p) in self.dx[pixel * c + at..].iter_mut().zip(rest).zip(&places) {
+                        *x = T::ZERO.plus(if *p == pixel as u32 { *d } else { T::ZERO });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The gradient of pools whose windows share no pixel ([`Extents::is_apart`]), in one pass; the same as [`places`] and
+/// [`scatter`] give.
+pub(super) fn spread_back<T: Number>(par: &dyn Parallel, e: &Extents, x: &[T], dy: &[T], dx: &mut [T]) {
+    let (size, line) = (e.lines_in() * e.line_in(), e.line_out());
+    let (per, covered) = (spread::rows_of(size), e.is_covered());
+    spread::chunks(par, dx, per * size, |i, dx| {
+        if !covered {
+            dx.fill(T::ZERO);
+        }
+        let mut lines = Vec::new();
+        for (j, dx) in dx.chunks_mut(size).enumerate() {
+            let image = i * per + j;
+            for o in 0..e.lines_out() {
+                lines.clear();
+                lines.extend(e.taken(o));
+                T::run(Apart {
+                    x: &x[image * size..][..size],
+                    dy: &dy[(image * e.lines_out() + o) * line..][..line],
+                    lines: &lines,
+                    axis: e.axes[2],
+                    channels: e.channels,
+                    dx: &mut *dx,
+                });
+            }
+        }
+    });
+}
+
 /// The first pixels of the windows of a line that equal the outputs.
 struct Equal<'a, T> {
     x: &'a [T],
@@ -350,4 +437,60 @@ pub(super) fn largest_of_channels<T: Number>(par: &dyn Parallel, x: &[T], depth:
             *o = x.iter().fold(T::LEAST, |a, x| if *x > a { *x } else { a });
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use actorflow_core::parallel::Serial;
+
+    use super::*;
+
+    /// The axis of windows that fit, as VALID gives it, or with a border of one as padding.
+    fn axis(input: usize, window: usize, stride: usize, before: usize) -> Axis {
+        Axis {
+            input,
+            window,
+            stride,
+            before,
+            dilation: 1,
+            output: (input + before - window.min(input + before)) / stride + 1,
+        }
+    }
+
+    #[test]
+    fn gradients_of_windows_that_share_no_pixel_are_the_same_in_one_pass() {
+        for (height, width, window, stride, before) in [
+            (4, 6, 2, 2, 0),
+            (5, 7, 2, 2, 0),
+            (5, 7, 2, 2, 1),
+            (7, 5, 2, 3, 0),
+            (6, 6, 3, 4, 1),
+        ] {
+            for channels in [1, 16, 19] {
+                let e = Extents {
+                    batch: 3,
+                    axes: [
+                        axis(1, 1, 1, 0),
+                        axis(height, window, stride, before),
+                        axis(width, window, stride, before),
+                    ],
+                    channels,
+                };
+                assert!(e.is_apart());
+                let n = e.batch * e.lines_in() * e.line_in();
+                // Few different values, so that windows have equals, and a NaN.
+                let mut x: Vec<f32> = (0..n).map(|i| ((i * 7919) % 5) as f32).collect();
+                x[n / 2] = f32::NAN;
+                let dy: Vec<f32> = (0..e.batch * e.lines_out() * e.line_out())
+                    .map(|i| i as f32 - 3.0)
+                    .collect();
+                let mut at = vec![0u32; dy.len()];
+                places(&Serial, &e, &x, None, &mut at);
+                let (mut two, mut one) = (vec![9f32; n], vec![9f32; n]);
+                scatter(&Serial, &e, &at, &dy, &mut two);
+                spread_back(&Serial, &e, &x, &dy, &mut one);
+                assert_eq!(one, two, "{e:?}");
+            }
+        }
+    }
 }

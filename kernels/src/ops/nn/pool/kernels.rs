@@ -14,6 +14,7 @@ use super::averages::{self, Real};
 use super::extents::{Extents, Windows};
 use super::extremes;
 use super::number::{Item, Number, given, taken};
+use crate::spread;
 
 /// What is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +111,14 @@ impl<T: Item> Pool<T> {
         e.check_output(w, "a gradient", dy.shape())?;
         let device = &*cx.step().device;
         let (x, dy) = (taken::<T>(cx, x, &w.to_last())?, taken::<T>(cx, dy, &w.to_last())?);
+        if e.is_apart() && (e.batch >= device.parallel().threads() || x.len() < spread::GRAIN) {
+            let mut dx = room::<T::Number>(device, e.input(w))?;
+            let (x, dy, out) = (x.as_slice()?, dy.as_slice()?, writable::<T::Number>(&mut dx)?);
+            if !out.is_empty() {
+                extremes::spread_back(device.parallel(), &e, x, dy, out);
+            }
+            return given::<T>(cx, dx, &w.back());
+        }
         let places = self.places(cx, &e, &x, None, dy.len())?;
         let mut dx = room::<T::Number>(device, e.input(w))?;
         let (dy, out) = (dy.as_slice::<T::Number>()?, writable::<T::Number>(&mut dx)?);
