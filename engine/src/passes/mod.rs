@@ -3,6 +3,7 @@
 //! Each can be switched off ([`Passes`]), and none changes results: the conformance suite runs with all of them
 //! on and off. They work on [`ir::Ir`], after everything was pruned that the run does not need.
 
+mod alias;
 mod bypass;
 mod cse;
 mod fold;
@@ -102,6 +103,7 @@ const ROUNDS: usize = 4;
 /// # Errors
 /// If an operation that a pass needs is not linked in.
 pub fn run(ir: &mut ir::Ir, passes: Passes, resources: &Arc<ResourceManager>) -> Result<()> {
+    alias::run(ir)?;
     for _ in 0..ROUNDS {
         let mut changes = 0;
         if passes.constant_folding {
