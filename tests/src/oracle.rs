@@ -12,7 +12,7 @@ use crate::repo;
 pub fn cases() -> std::io::Result<Vec<PathBuf>> {
     let mut cases = Vec::new();
     let folder = match std::env::var_os("ACTORFLOW_CASES") {
-        Some(folder) => folder.into(),
+        Some(folder) => std::path::absolute(PathBuf::from(folder))?,
         None => repo::root().join("tests/data/oracle"),
     };
     for entry in std::fs::read_dir(folder)? {

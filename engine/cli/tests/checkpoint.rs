@@ -182,3 +182,36 @@ fn checkpoints_of_tensorflow_are_listed_and_converted() {
     let ran = run(["inspect", text(&to), "--svg", "x.svg"]);
     assert_eq!(ran.code, 2, "{ran:?}");
 }
+
+#[test]
+fn a_graph_is_run_with_the_variables_of_a_checkpoint() {
+    use actorflow::checkpoint::{Location, Writer};
+    use actorflow::graphdef::export_graph;
+    use actorflow::{Graph, GraphVariables, Tensor};
+
+    let dir = tempfile::tempdir().unwrap();
+    let g = Graph::new();
+    let v = g.variable("v", Tensor::from([1f32, 2.0])).unwrap();
+    let y = g.op("Neg").input(v.value()).name("y").finish().unwrap();
+    assert_eq!(y.name(), "y");
+    let graph = dir.path().join("graph.pb");
+    fs::write(&graph, export_graph(&g).unwrap()).unwrap();
+    let prefix = dir.path().join("m.ckpt-7");
+    let mut w = Writer::new(Location::of(text(&prefix)).unwrap());
+    w.add(b"v", &Tensor::from([5f32, 6.0])).unwrap();
+    w.finish().unwrap();
+
+    let ran = run(["run", text(&graph), "--restore", text(&prefix), "--fetch", "y"]);
+    assert_eq!(good(&ran), "y float32[2]\n[-5.0, -6.0]\n");
+    let ran = run([
+        "run",
+        text(&graph),
+        "--restore",
+        text(&bundle().join("two")),
+        "--fetch",
+        "y",
+    ]);
+    assert!(ran.code == 1 && ran.stderr.contains("Key v not found"), "{ran:?}");
+    let ran = run(["run", text(&graph), "--restore", "nowhere", "--fetch", "y"]);
+    assert!(ran.code == 1 && ran.stderr.contains("no checkpoint nowhere"), "{ran:?}");
+}

@@ -196,7 +196,17 @@ impl Location {
     }
 
     fn with_name(&self, name: &str) -> Result<Location> {
-        Location::of(&format!("{}{name}", self.folder))
+        let text = format!("{}{name}", self.folder);
+        if self.is_local() {
+            return Location::of(&text);
+        }
+        // A store keeps its connections and credentials, so that there is one for all files of a checkpoint.
+        Ok(Location {
+            store: self.store.clone(),
+            path: object_path(&text)?,
+            folder: self.folder.clone(),
+            name: name.to_owned(),
+        })
     }
 
     /// The whole file.
@@ -329,11 +339,15 @@ fn local(text: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
     Ok((Arc::new(LocalFileSystem::new().with_fsync(true)), path))
 }
 
+/// What comes after the bucket of a URL.
+fn object_path(url: &str) -> Result<Path> {
+    let key = url.split_once("://").map_or("", |(_, rest)| rest);
+    let key = key.split_once('/').map_or("", |(_, key)| key);
+    Path::parse(key).map_err(|e| Error::invalid(format!("{url:?} cannot be an object's name: {e}")))
+}
+
 fn remote(scheme: &str, text: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
-    let rest = text.get(scheme.len() + 3..).unwrap_or("");
-    let key = rest.split_once('/').map_or("", |(_, key)| key);
-    let path = Path::parse(key).map_err(|e| Error::invalid(format!("{text:?} cannot be an object's name: {e}")))?;
-    let _ = &path;
+    let path = object_path(text)?;
     match scheme {
         #[cfg(feature = "s3")]
         "s3" | "s3a" => {
@@ -350,7 +364,7 @@ fn remote(scheme: &str, text: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
             Ok((Arc::new(store), path))
         }
         other => Err(Error::unimplemented(format!(
-            "{text}: there is no store for {other}://; the cargo features `s3` and `gs` add s3:// and gs://"
+            "{path} of {text}: there is no store for {other}://; the cargo features `s3` and `gs` add s3:// and gs://"
         ))),
     }
 }

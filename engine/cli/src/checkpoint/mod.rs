@@ -65,7 +65,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// The prefix that a user's name of a checkpoint stands for.
-fn named(text: &str) -> Result<String, Failure> {
+///
+/// # Errors
+/// If there is no such checkpoint.
+pub(crate) fn named(text: &str) -> Result<String, Failure> {
     let found = prefix_of(text)?;
     found.ok_or_else(|| Failure::Failed(format!("NOT_FOUND: there is no checkpoint {text}")))
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use actorflow::graphdef::import_graph;
 use actorflow::npy::{read_npy_file, write_npy_file};
-use actorflow::{Graph, Operation, Output, Passes, Session, SessionOptions, Tensor, gradients};
+use actorflow::{Graph, Operation, Output, Passes, Saver, SaverOptions, Session, SessionOptions, Tensor, gradients};
 use serde_json::{Value, json};
 
+use crate::checkpoint;
 use crate::failure::Failure;
 
 /// Run a TensorFlow graph: feed tensors, fetch tensors, differentiate; or a signature of a SavedModel.
@@ -58,6 +59,9 @@ pub(crate) struct Args {
     /// Run an operation before everything else, such as the initializer of the variables; in the given order
     #[arg(long, value_name = "OP")]
     init: Vec<String>,
+    /// Restore every variable of the graph from this checkpoint, after --init
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "saved_model")]
+    restore: Option<String>,
     /// How many threads may compute [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -143,11 +147,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         wanted.push(what);
     }
     check_files(&wanted)?;
+    let restore = match &args.restore {
+        Some(text) => Some((Saver::new(&graph, SaverOptions::default())?, checkpoint::named(text)?)),
+        None => None,
+    };
     let session = Session::with_options(&graph, options(args))?;
     let deadline = deadline(args.timeout)?;
     let start = Instant::now();
     for op in &inits {
         limited(&session, deadline).target(op).run()?;
+    }
+    if let Some((saver, prefix)) = &restore {
+        saver.restore(&session, prefix)?;
     }
     let values = match wanted.is_empty() && targets.is_empty() {
         true => Vec::new(),

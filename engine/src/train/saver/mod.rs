@@ -53,7 +53,8 @@ use crate::session::Session;
 /// How a [`Saver`] is set up.
 #[derive(Debug, Clone)]
 pub struct SaverOptions {
-    /// What is saved; by default the graph's variables (without local ones) under their own names.
+    /// What is saved; by default the graph's variables (without local ones) under their own names. Of a graph that was
+    /// imported, and whose variables are in no collection, it is every variable.
     pub variables: Option<Vec<SavedVariable>>,
     /// How many of the latest checkpoints are kept; 0 keeps all.
     pub max_to_keep: usize,
@@ -108,10 +109,7 @@ impl Saver {
     pub fn new(graph: &Graph, options: SaverOptions) -> Result<Saver> {
         let variables = match &options.variables {
             Some(v) => v.clone(),
-            None => {
-                let all = graph.variables()?;
-                all.iter().map(|v| SavedVariable::new(v.name(), v.handle())).collect()
-            }
+            None => all_variables(graph)?,
         };
         if variables.is_empty() {
             return Err(Error::invalid(
@@ -250,6 +248,20 @@ impl Saver {
     pub fn last_checkpoints(&self) -> Vec<String> {
         self.history.lock().kept.iter().map(|k| k.path.clone()).collect()
     }
+}
+
+fn all_variables(graph: &Graph) -> Result<Vec<SavedVariable>> {
+    let known = graph.variables()?;
+    if !known.is_empty() {
+        return Ok(known.iter().map(|v| SavedVariable::new(v.name(), v.handle())).collect());
+    }
+    let nodes = graph.nodes();
+    let variables = nodes
+        .iter()
+        .filter(|n| matches!(n.op_name(), "VarHandleOp" | "VariableV2" | "Variable"));
+    variables
+        .map(|n| Ok(SavedVariable::new(n.name(), &graph.output(n.name())?)))
+        .collect()
 }
 
 /// So many hours later; `None` if that is never.

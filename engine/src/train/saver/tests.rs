@@ -229,6 +229,22 @@ fn variables_are_saved_under_other_names_and_in_parts() {
 }
 
 #[test]
+fn the_variables_of_an_imported_graph_are_found_without_collections() {
+    let dir = Dir::new();
+    let (g, _) = model();
+    let saver = Saver::new(&g, SaverOptions::default()).unwrap();
+    let path = saver.save(&started(&g), &dir.path("m"), None).unwrap();
+    let bytes = crate::graphdef::export_graph(&g).unwrap();
+    let other = crate::graphdef::import_graph(bytes).unwrap().graph;
+    let again = Saver::new(&other, SaverOptions::default()).unwrap();
+    assert_eq!(again.names().len(), saver.names().len());
+    let s = Session::new(&other).unwrap();
+    again.restore(&s, &path).unwrap();
+    let w = s.run(&[], &[&other.output("scope/w/Read").unwrap()]).unwrap();
+    assert_eq!(w[0], Tensor::from([[1f32, -2.0], [3.0, 0.5]]));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_the_name() {
     let dir = Dir::new();
     let save = |g: &Graph| {
