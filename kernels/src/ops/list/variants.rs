@@ -12,6 +12,7 @@ use actorflow_core::{DType, Tensor};
 use super::value::{DEPTH, TensorList};
 use crate::elementwise::{self, Loops};
 use crate::moves;
+use crate::ops::ragged::variant::Ragged;
 
 /// Sets output 0 to the sum of all inputs, tensors of variants.
 pub(crate) fn add_all(cx: &mut OpContext<'_>) -> Result<()> {
@@ -56,6 +57,10 @@ fn add(cx: &OpContext<'_>, a: &Tensor, b: &Tensor, depth: usize) -> Result<Tenso
         let depth = deeper(depth)?;
         let mut out = Vec::with_capacity(a.len());
         for (a, b) in a.as_variants()?.iter().zip(b.as_variants()?) {
+            if let (Some(a), Some(b)) = (a.downcast_ref::<Ragged>(), b.downcast_ref::<Ragged>()) {
+                out.push(Arc::new(a.with_values(add(cx, &a.values, &b.values, depth)?)) as Variant);
+                continue;
+            }
             let (Some(a), Some(b)) = (a.downcast_ref::<TensorList>(), b.downcast_ref::<TensorList>()) else {
                 return Err(unknown("sums"));
             };
@@ -85,6 +90,10 @@ fn zeros(cx: &OpContext<'_>, t: &Tensor, depth: usize) -> Result<Tensor> {
     let depth = deeper(depth)?;
     let mut out = Vec::with_capacity(t.len());
     for v in t.as_variants()? {
+        if let Some(r) = v.downcast_ref::<Ragged>() {
+            out.push(Arc::new(r.with_values(zeros(cx, &r.values, depth)?)) as Variant);
+            continue;
+        }
         let Some(l) = v.downcast_ref::<TensorList>() else {
             return Err(unknown("zeros"));
         };

@@ -3,16 +3,21 @@
 #![forbid(unsafe_code)]
 
 pub mod combine;
-pub mod count;
+pub(crate) mod count;
+pub mod cross;
 pub mod dense;
 pub mod fill_rows;
-pub mod number;
+#[cfg(test)]
+mod more_tests;
+pub(crate) mod number;
 pub mod pieces;
 pub mod product;
 pub mod reduce;
 pub mod reorder;
+pub mod serialize;
+pub mod sets;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use actorflow_core::error::{Error, Result};
 use actorflow_core::graph::ShapeContext;

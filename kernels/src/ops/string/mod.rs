@@ -5,7 +5,7 @@ pub mod case;
 mod codec;
 pub mod convert;
 pub mod csv;
-mod hash;
+pub(crate) mod hash;
 pub mod hash_bucket;
 pub mod join;
 pub mod ngrams;
