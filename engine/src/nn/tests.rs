@@ -4,10 +4,13 @@
 use actorflow_core::gradient::gradients;
 use actorflow_core::{DType, Graph, Output, Tensor};
 
-use super::expected::{EMBED_DIV, EMBED_MOD, EMBED_NORM, L2, MOMENTS, SIGMOID, SPARSE_MEAN, SPARSE_SQRTN, SPARSE_SUM};
+use super::expected::{
+    EMBED_DIV, EMBED_MOD, EMBED_NORM, L2, MOMENTS, NCE_FALSE, NCE_TRUE, SAMPLED_SOFTMAX_FALSE, SAMPLED_SOFTMAX_TRUE,
+    SIGMOID, SPARSE_MEAN, SPARSE_SQRTN, SPARSE_SUM,
+};
 use super::{
-    Combiner, PartitionStrategy, batch_normalization, dropout, embedding_lookup, embedding_lookup_sparse, l2_normalize,
-    moments, sigmoid_cross_entropy,
+    Candidates, Classes, Combiner, PartitionStrategy, batch_normalization, dropout, embedding_lookup,
+    embedding_lookup_sparse, l2_normalize, moments, nce_loss, sampled_softmax_loss, sigmoid_cross_entropy,
 };
 use crate::session::Session;
 use crate::train::optimizer::{Adagrad, Optimizer};
@@ -183,4 +186,43 @@ fn dropout_keeps_the_mean_and_the_seed_decides() {
     assert_eq!(got, run());
     assert_eq!(dropout(&x, 0.0, None).unwrap(), x);
     assert!(dropout(&x, 1.0, None).is_err() && dropout(&x, f64::NAN, None).is_err());
+}
+
+#[test]
+fn losses_over_sampled_classes_agree_with_tensorflow() {
+    for (hits, softmax, nce) in [
+        (true, SAMPLED_SOFTMAX_TRUE, NCE_TRUE),
+        (false, SAMPLED_SOFTMAX_FALSE, NCE_FALSE),
+    ] {
+        let g = Graph::new();
+        let weights = [w(&g, [4, 3], 50.0), w(&g, [3, 3], 51.0)];
+        let biases = [w(&g, [4], 52.0), w(&g, [3], 53.0)];
+        let classes = Classes {
+            weights: &weights,
+            biases: &biases,
+            strategy: PartitionStrategy::Mod,
+        };
+        let labels = g.constant(Tensor::from([[1i64, 4], [0, 6]])).unwrap();
+        let inputs = (&w(&g, [2, 3], 54.0) * 3.0).unwrap();
+        let candidates = Candidates {
+            ids: g.constant(vec![4i64, 2, 0, 5]).unwrap(),
+            true_expected: g.constant(Tensor::from([[0.5f32, 0.2], [0.9, 0.1]])).unwrap(),
+            sampled_expected: g.constant(vec![0.2f32, 0.4, 0.9, 0.15]).unwrap(),
+        };
+        let grads = |loss: &Output, xs: &[Output]| -> Vec<Output> {
+            let d = gradients(std::slice::from_ref(loss), xs).unwrap();
+            d.into_iter().map(|d| d.unwrap().to_dense().unwrap()).collect()
+        };
+        let loss = sampled_softmax_loss(classes, &labels, &inputs, &candidates, hits).unwrap();
+        let mut xs = vec![inputs.clone()];
+        xs.extend(weights.iter().chain(&biases).cloned());
+        let mut got = vec![loss.clone()];
+        got.extend(grads(&loss, &xs));
+        check(&got, softmax);
+        let loss = nce_loss(classes, &labels, &inputs, &candidates, hits).unwrap();
+        let mut got = vec![loss.clone()];
+        got.extend(grads(&loss, &xs[..1]));
+        check(&got, nce);
+        assert!(nce_loss(classes, &inputs, &inputs, &candidates, hits).is_err());
+    }
 }
