@@ -1,6 +1,7 @@
 //! The operations, by family.
 
 pub mod array;
+pub mod audio;
 mod compose;
 pub mod flow;
 pub mod image;
@@ -19,4 +20,5 @@ pub mod signal;
 pub mod sparse;
 pub mod state;
 pub mod string;
+pub mod summary;
 pub mod training;
