@@ -5,6 +5,7 @@
 //! its stream in the session ([`stream`]); a stateless one is told it by its inputs ([`stateless`]).
 
 pub mod blocks;
+pub mod candidates;
 pub mod fill;
 pub mod gamma;
 pub mod multinomial;

@@ -176,11 +176,19 @@ impl Reader {
         Ok(out)
     }
 
-    /// Goes on where a reader was saved.
+    /// Goes on where a reader was saved; forgets everything if it cannot.
     ///
     /// # Errors
     /// `UNIMPLEMENTED` as [`saved`](Self::saved); `INVALID_ARGUMENT` for anything that is no such state.
     pub fn restore(&mut self, state: &[u8]) -> Result<()> {
+        let restored = self.try_restore(state);
+        if restored.is_err() {
+            self.reset();
+        }
+        restored
+    }
+
+    fn try_restore(&mut self, state: &[u8]) -> Result<()> {
         self.serializable()?;
         let p =
             parsed(state).ok_or_else(|| Error::invalid(format!("Could not parse state for reader {:?}", self.name)))?;
