@@ -4,6 +4,7 @@
 //! - `resample`: resampling along both, and what kernels that do so share
 //! - the other files define the operations
 
+pub mod codec;
 pub mod color;
 mod color_grad;
 pub mod crop;

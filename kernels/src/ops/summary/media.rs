@@ -1,4 +1,4 @@
-//! `AudioSummary`, `AudioSummaryV2`.
+//! `AudioSummary`, `AudioSummaryV2`, `ImageSummary`.
 #![forbid(unsafe_code)]
 
 use actorflow_core::error::{Error, Result};
@@ -9,6 +9,7 @@ use actorflow_core::{Tensor, register_ops};
 use super::numbers::{expected, summary, tag};
 use super::wire::Message;
 use crate::ops::audio::wav;
+use crate::ops::image::codec::png;
 
 /// An attribute that limits how many of a batch a summary has.
 fn most(init: &KernelInit<'_>, name: &str) -> Result<usize> {
@@ -69,6 +70,81 @@ fn audio(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
     }))
 }
 
+/// The pixels of one image as bytes. Those of floats are scaled to fit: by the largest to 255, or if any is negative by
+/// the largest magnitude to 127 around 128; a pixel that is not finite gets the colour `bad`.
+fn as_bytes(x: &[f64], channels: usize, bad: &[u8]) -> Vec<u8> {
+    let finite = || x.iter().filter(|x| x.is_finite());
+    let least = finite().fold(f64::INFINITY, |a, b| a.min(*b));
+    let most = finite().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
+    let (top, offset) = match least < 0.0 {
+        true => (least.abs().max(most.abs()), 128.0),
+        false => (most, 0.0),
+    };
+    let scale = match top < 1e-6 {
+        true => 0.0,
+        false if offset > 0.0 => 127.0 / top,
+        false => 255.0 / top,
+    };
+    x.chunks_exact(channels)
+        .flat_map(|p| match p.iter().all(|x| x.is_finite()) {
+            true => p.iter().map(|x| (x * scale + offset) as u8).collect::<Vec<u8>>(),
+            false => bad[..channels].to_vec(),
+        })
+        .collect()
+}
+
+fn image(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
+    let most = most(init, "max_images")?;
+    let bad = init.attrs.tensor("bad_color")?.clone();
+    Ok(Box::new(move |cx: &mut OpContext<'_>| {
+        let (tag, x) = (tag(cx, 0)?, cx.input(1)?);
+        let (batch, h, w, c) = match *x.shape().dims() {
+            [b, h, w, c] if matches!(c, 1 | 3 | 4) => (b, h, w, c),
+            _ => return Err(expected("Tensor must be 4-D with last dim 1, 3, or 4", x)),
+        };
+        let bad = bad.as_slice::<u8>()?;
+        if bad.len() < c {
+            return Err(Error::invalid(format!(
+                "expected depth <= bad_color.size, got depth = {c}, bad_color.size = {}",
+                bad.len()
+            )));
+        }
+        let mut all = Message::default();
+        let per = h.saturating_mul(w).saturating_mul(c);
+        for i in 0..batch.min(most) {
+            let part = x.slice_rows(i, i + 1)?;
+            let pixels = match part.dtype() {
+                actorflow_core::DType::U8 => part.as_slice::<u8>()?.to_vec(),
+                _ => as_bytes(&super::numbers::numbers(&part)?, c, bad),
+            };
+            if per == 0 {
+                return Err(expected("images must not be empty", x));
+            }
+            let file = png::encoded(&pixels, [h, w, c], ::png::BitDepth::Eight, -1)?;
+            let picture = Message::default()
+                .int(1, h as u64)
+                .int(2, w as u64)
+                .int(3, c as u64)
+                .bytes(4, &file);
+            let value = Message::default()
+                .bytes(1, &numbered(tag, "image", i, most))
+                .part(4, &picture.done());
+            all = all.part(1, &value.done());
+        }
+        cx.set_output(0, Tensor::string(all.done()));
+        Ok(())
+    }))
+}
+
+fn image_summary() -> OpDef {
+    summary("ImageSummary", "A summary of images.", image)
+        .input("tag: string")
+        .input("tensor: T")
+        .attr("max_images: int >= 1 = 3")
+        .attr("T: {uint8, float, half, double} = DT_FLOAT")
+        .attr("bad_color: tensor")
+}
+
 fn audio_v1() -> OpDef {
     summary("AudioSummary", "A summary of sounds.", audio)
         .input("tag: string")
@@ -85,4 +161,4 @@ fn audio_v2() -> OpDef {
         .attr("max_outputs: int >= 1 = 3")
 }
 
-register_ops!(audio_v1, audio_v2);
+register_ops!(audio_v1, audio_v2, image_summary);

@@ -46,7 +46,8 @@ shown! {
     u64: |x| x as f64;
 }
 
-fn numbers(t: &Tensor) -> Result<Vec<f64>> {
+/// The elements as doubles.
+pub(super) fn numbers(t: &Tensor) -> Result<Vec<f64>> {
     dispatch!(t.dtype(), T in reals => Ok(t.as_slice::<T>()?.iter().map(Shown::shown).collect()),
         else Err(Error::invalid(format!("expected a tensor of real numbers, got {}", t.dtype()))))
 }
