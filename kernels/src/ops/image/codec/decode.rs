@@ -58,7 +58,8 @@ fn tensor(p: &Picture, dtype: DType, shape: Shape, word: u16) -> Result<Tensor> 
 }
 
 fn decode(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
-    let (op, want, dtype) = (init.op.to_owned(), channels(init.attrs)?, init.output_types[0]);
+    let (op, dtype) = (init.op.to_owned(), init.output_types[0]);
+    let want = if op == "DecodeGif" { 3 } else { channels(init.attrs)? };
     let expand = op != "DecodeImage" || init.attrs.bool("expand_animations")?;
     if init.attrs.get("ratio").is_some() && init.attrs.int("ratio")? != 1 {
         return Err(Error::unimplemented(

@@ -50,6 +50,11 @@ pub(super) struct Picture {
     pub(super) width: usize,
     pub(super) channels: usize,
     pub(super) samples: Samples,
+    /// Channels that it gets if none are asked for.
+    natural: usize,
+    /// What opaque is, where no alpha is in the file. As in TensorFlow, the largest sample of the file's depth, even if
+    /// the other samples are widened to a byte.
+    opaque: u16,
 }
 
 pub(super) enum Samples {
@@ -71,7 +76,6 @@ fn room(what: &str, dims: [usize; 4]) -> Result<usize> {
 
 /// A sample of one or two bytes.
 trait Sample: Copy {
-    const MOST: Self;
     fn wide(self) -> u32;
     fn of(x: u32) -> Self;
     /// Half a unit in the conversion to grey: TensorFlow's library rounds words but cuts bytes off.
@@ -79,7 +83,6 @@ trait Sample: Copy {
 }
 
 impl Sample for u8 {
-    const MOST: u8 = u8::MAX;
     const HALF: u32 = 0;
     fn wide(self) -> u32 {
         self.into()
@@ -90,7 +93,6 @@ impl Sample for u8 {
 }
 
 impl Sample for u16 {
-    const MOST: u16 = u16::MAX;
     const HALF: u32 = 1 << 14;
     fn wide(self) -> u32 {
         self.into()
@@ -101,7 +103,7 @@ impl Sample for u16 {
 }
 
 /// Samples of `from` channels as samples of `to`: grey (1), with alpha (2), red, green, blue (3), with alpha (4).
-fn converted<T: Sample>(x: Vec<T>, from: usize, to: usize) -> Vec<T> {
+fn converted<T: Sample>(x: Vec<T>, from: usize, to: usize, opaque: T) -> Vec<T> {
     if from == to {
         return x;
     }
@@ -111,7 +113,7 @@ fn converted<T: Sample>(x: Vec<T>, from: usize, to: usize) -> Vec<T> {
             1 | 2 => ([p[0]; 3], p.get(1)),
             _ => ([p[0], p[1], p[2]], p.get(3)),
         };
-        let alpha = alpha.copied().unwrap_or(T::MOST);
+        let alpha = alpha.copied().unwrap_or(opaque);
         match to {
             1 | 2 => {
                 let [r, g, b] = color.map(T::wide);
@@ -145,15 +147,14 @@ impl Picture {
         }
     }
 
-    /// With another number of channels, unless 0.
+    /// With this number of channels, or with its own if 0.
     pub(super) fn with_channels(mut self, channels: usize) -> Picture {
-        if channels != 0 && channels != self.channels {
-            self.samples = match self.samples {
-                Samples::Bytes(v) => Samples::Bytes(converted(v, self.channels, channels)),
-                Samples::Words(v) => Samples::Words(converted(v, self.channels, channels)),
-            };
-            self.channels = channels;
-        }
+        let to = if channels == 0 { self.natural } else { channels };
+        self.samples = match self.samples {
+            Samples::Bytes(v) => Samples::Bytes(converted(v, self.channels, to, self.opaque as u8)),
+            Samples::Words(v) => Samples::Words(converted(v, self.channels, to, self.opaque)),
+        };
+        self.channels = to;
         self
     }
 
@@ -175,7 +176,7 @@ impl Picture {
             frames: 1,
             height: h,
             width: w,
-            channels: self.channels,
+            ..self
         })
     }
 }
@@ -189,6 +190,12 @@ fn png(file: &[u8]) -> Result<Picture> {
     let (color, depth) = reader.output_color_type();
     let info = reader.info();
     let (height, width, channels) = (info.height as usize, info.width as usize, color.samples());
+    // Only a palette's transparency is a channel that nobody need ask for.
+    let natural = match info.color_type {
+        png::ColorType::Indexed => channels,
+        own => own.samples(),
+    };
+    let opaque = ((1u32 << (info.bit_depth as u32)) - 1) as u16;
     let n = room("a PNG file", [1, height, width, channels])?;
     let bytes = if depth == png::BitDepth::Sixteen { 2 * n } else { n };
     let mut data = vec![0; bytes];
@@ -198,6 +205,8 @@ fn png(file: &[u8]) -> Result<Picture> {
         height,
         width,
         channels,
+        natural,
+        opaque,
         samples: match depth {
             png::BitDepth::Sixteen => {
                 Samples::Words(data.as_chunks::<2>().0.iter().map(|b| u16::from_be_bytes(*b)).collect())
@@ -245,6 +254,8 @@ fn jpeg(file: &[u8], channels: usize) -> Result<Picture> {
         height,
         width,
         channels,
+        natural: channels,
+        opaque: 255,
         samples: Samples::Bytes(data),
     })
 }
@@ -290,6 +301,8 @@ fn gif(file: &[u8]) -> Result<Picture> {
         height,
         width,
         channels: 3,
+        natural: 3,
+        opaque: 255,
         samples: Samples::Bytes(all),
     })
 }
@@ -336,6 +349,8 @@ fn bmp(file: &[u8]) -> Result<Picture> {
         height,
         width,
         channels,
+        natural: channels,
+        opaque: 255,
         samples: Samples::Bytes(data),
     })
 }
