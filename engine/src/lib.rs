@@ -70,3 +70,7 @@ struct ControlFlow;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/queues.md")]
 struct Queues;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/checkpoints.md")]
+struct Checkpoints;

@@ -24,7 +24,7 @@ pub struct MergeOptions {
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` if a part is missing (or all are, with `allow_missing`), or two have a tensor of one name that
-/// are not parts of one; `UNIMPLEMENTED` for a part in TensorFlow's format; `DATA_LOSS` for a damaged part.
+/// are not parts of one; what the store says when files are moved, and then the parts are as before; `UNIMPLEMENTED` for a part in TensorFlow's format; `DATA_LOSS` for a damaged part.
 pub fn merge(parts: &[Location], target: &Location, options: MergeOptions) -> Result<()> {
     let mut found = Vec::new();
     for part in parts {
@@ -74,10 +74,16 @@ pub fn merge(parts: &[Location], target: &Location, options: MergeOptions) -> Re
     let manifest = Manifest::new(shards, tensors);
     // Whatever is wrong with the parts shows before a file is moved.
     Manifest::of_text(manifest.to_text()?.as_bytes())?;
-    for (from, to) in &moves {
-        from.rename(to)?;
+    for (done, (from, to)) in moves.iter().enumerate() {
+        if let Err(e) = from.rename(to) {
+            put_back(&moves[..done]);
+            return Err(e);
+        }
     }
-    Prepared::new(target.clone(), manifest).commit()?;
+    if let Err(e) = Prepared::new(target.clone(), manifest).publish() {
+        put_back(&moves);
+        return Err(e);
+    }
     for (part, _) in &found {
         if part.suffixed(SUFFIX)?.to_string() != target.suffixed(SUFFIX)?.to_string() {
             discard(&[part.suffixed(SUFFIX)?]);
@@ -92,6 +98,13 @@ pub fn merge(parts: &[Location], target: &Location, options: MergeOptions) -> Re
         }
     }
     Ok(())
+}
+
+/// The parts are as they were, as far as files can be moved back.
+fn put_back(moves: &[(Location, Location)]) {
+    for (from, to) in moves {
+        let _ = to.rename(from);
+    }
 }
 
 fn add(tensors: &mut BTreeMap<String, Record>, name: &str, record: Record) -> Result<()> {

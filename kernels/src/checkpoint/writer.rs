@@ -332,13 +332,16 @@ impl Prepared {
     /// # Errors
     /// What the store says; then an old checkpoint is as it was, and the new shards are deleted.
     pub fn commit(self) -> Result<()> {
+        let shards = own_shards(&self.prefix, &self.manifest);
+        self.publish().inspect_err(|_| discard(&shards))
+    }
+
+    /// As [`commit`](Self::commit), but leaves the new shards where they are if the manifest cannot be written.
+    pub(super) fn publish(self) -> Result<()> {
         let at = self.prefix.suffixed(SUFFIX)?;
         let old = at.read().ok().and_then(|text| Manifest::of_text(&text).ok());
         let text = self.manifest.to_text()?;
-        if let Err(e) = at.write(vec![Bytes::from(text)]) {
-            discard(&own_shards(&self.prefix, &self.manifest));
-            return Err(e);
-        }
+        at.write(vec![Bytes::from(text)])?;
         if let Some(old) = old {
             discard(&own_shards(&self.prefix, &old));
         }

@@ -98,6 +98,8 @@ pub struct Saver {
     names: Vec<String>,
     options: SaverOptions,
     history: Mutex<History>,
+    /// One saving at a time: shards of devices pass through one directory.
+    saving: Mutex<()>,
 }
 
 impl Saver {
@@ -133,6 +135,7 @@ impl Saver {
                 next_to_keep: later(SystemTime::now(), options.keep_checkpoint_every_n_hours),
             }),
             options,
+            saving: Mutex::new(()),
         })
     }
 
@@ -170,6 +173,7 @@ impl Saver {
         }
         // Also says whether it can be a checkpoint's name at all.
         let at = Location::of(&path)?;
+        let _alone = self.saving.lock();
         let run = session.runner().feed(&self.nodes.filename, Tensor::from(&path[..]));
         run.target(&self.nodes.save).run()?;
         let mut history = self.history.lock();

@@ -136,6 +136,35 @@ fn devices_have_shards_of_their_own() {
 }
 
 #[test]
+fn threads_that_save_at_once_leave_whole_checkpoints_and_a_true_state() {
+    for sharded in [false, true] {
+        let dir = Dir::new();
+        let (g, _) = model();
+        let options = SaverOptions {
+            sharded,
+            max_to_keep: 3,
+            ..SaverOptions::default()
+        };
+        let savers = [
+            Saver::new(&g, options.clone()).unwrap(),
+            Saver::new(&g, options).unwrap(),
+        ];
+        let s = started(&g);
+        std::thread::scope(|scope| {
+            for saver in [&savers[0], &savers[0], &savers[1]] {
+                let (dir, s) = (&dir, &s);
+                scope.spawn(move || (0..5).for_each(|n| drop(saver.save(s, &dir.path("m"), Some(n)).unwrap())));
+            }
+        });
+        let latest = latest_checkpoint(dir.here()).unwrap().unwrap();
+        Reader::open(&latest).unwrap().verify().unwrap();
+        for name in dir.manifests() {
+            Reader::open(&dir.path(&name)).unwrap().verify().unwrap();
+        }
+    }
+}
+
+#[test]
 fn old_checkpoints_are_deleted_and_the_state_says_what_is_there() {
     let dir = Dir::new();
     let (g, _) = model();
