@@ -99,7 +99,7 @@ impl ImportOptions {
         self
     }
 
-    /// The most nodes that calls of functions may become, all together; 262,144 if this is not called.
+    /// The most nodes that calls of functions may become, all together; 131,072 if this is not called.
     pub fn max_inlined_nodes(mut self, nodes: usize) -> Self {
         self.inlining.nodes = nodes;
         self

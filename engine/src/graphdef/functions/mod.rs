@@ -65,7 +65,7 @@ const MAX_NAME_BYTES: usize = 64 << 20;
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            nodes: 1 << 18,
+            nodes: 1 << 17,
             order: 0,
         }
     }
