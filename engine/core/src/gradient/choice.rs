@@ -134,6 +134,8 @@ fn of_switch(shared: &Shared, op: &Operation, grads: &[Option<Grad>]) -> Result<
         sides.push(match g {
             Some(g) if slices => guarded(shared, &around, &choice, i, g.clone())?,
             Some(g) => guarded(shared, &around, &choice, i, Grad::Dense(g.to_dense()?))?,
+            // Of a list or an optional there are zeros like it, but none of its shape.
+            None if data.dtype() == DType::Variant => Grad::Dense(op.output(i)?.zeros_like()?),
             None => {
                 if empty.is_none() {
                     empty = Some(choice.send(&value_shape(&data)?)?);

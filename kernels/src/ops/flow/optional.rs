@@ -4,13 +4,39 @@ use std::sync::Arc;
 
 use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::{Cost, Kernel, OpContext};
-use actorflow_core::op::{Category, OpDef};
-use actorflow_core::{DType, PartialShape, Tensor, register_ops};
+use actorflow_core::op::{Category, OpDef, Sampler};
+use actorflow_core::{AttrValue, DType, Operation, Output, PartialShape, Tensor, register_ops};
 
 use crate::shapes;
 
 /// What a variant of these operations holds.
-struct Optional(Option<Vec<Tensor>>);
+pub(crate) struct Optional(Option<Vec<Tensor>>);
+
+impl Optional {
+    /// Has a value if this has one: what `f` makes of each tensor.
+    pub(crate) fn map(&self, f: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Optional> {
+        let parts = self.0.as_ref().map(|p| p.iter().map(f).collect::<Result<_>>());
+        parts.transpose().map(Optional)
+    }
+
+    /// What `f` makes of the tensors of two optionals, which must both have as many or none.
+    pub(crate) fn plus(
+        &self,
+        other: &Optional,
+        mut f: impl FnMut(&Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Optional> {
+        match (&self.0, &other.0) {
+            (None, None) => Ok(Optional(None)),
+            (Some(a), Some(b)) if a.len() == b.len() => {
+                let sums = a.iter().zip(b).map(|(a, b)| f(a, b)).collect::<Result<_>>()?;
+                Ok(Optional(Some(sums)))
+            }
+            _ => Err(Error::invalid(
+                "an optional with a value cannot be added to one without",
+            )),
+        }
+    }
+}
 
 fn optional(x: &Tensor) -> Result<&Optional> {
     let found = x.as_variants()?.first().and_then(|v| v.downcast_ref::<Optional>());
@@ -105,6 +131,31 @@ impl Kernel for GetValue {
     }
 }
 
+/// The tensors of an optional that are like these.
+fn values(optional: &Output, like: &[Output]) -> Result<Operation> {
+    let types = like.iter().map(|x| AttrValue::Type(x.dtype())).collect();
+    let shapes = like.iter().map(|x| AttrValue::Shape(x.shape())).collect();
+    optional
+        .graph()
+        .op("OptionalGetValue")
+        .input(optional)
+        .attr("output_types", AttrValue::List(types))
+        .attr("output_shapes", AttrValue::List(shapes))
+        .finish()
+}
+
+fn held(xs: &[Output]) -> Result<Output> {
+    let [first, ..] = xs else {
+        return Err(Error::invalid("an optional holds at least one tensor"));
+    };
+    first.graph().op("OptionalFromValue").input_list(xs).output()
+}
+
+fn through(s: &mut Sampler) -> Result<Operation> {
+    let xs = [s.normal([2, 3])?, s.normal([2])?];
+    values(&held(&xs)?, &xs)
+}
+
 fn from_value() -> OpDef {
     OpDef::new("OptionalFromValue", Category::ControlFlow)
         .doc("An optional that holds these tensors.")
@@ -112,7 +163,15 @@ fn from_value() -> OpDef {
         .output("optional: variant")
         .attr("Toutput_types: list(type) >= 1")
         .shape(shapes::scalar)
+        .gradient(|cx, dys| {
+            let Some(dy) = &dys[0] else { return cx.none() };
+            let xs = (0..cx.num_inputs()).map(|i| cx.input(i)).collect::<Result<Vec<_>>>()?;
+            let grads = values(dy.values(), &xs)?.outputs();
+            let flows = |(x, g): (&Output, Output)| x.dtype().is_differentiable().then(|| g.into());
+            Ok(xs.iter().zip(grads).map(flows).collect())
+        })
         .cpu(|_| Ok(Box::new(FromValue)))
+        .sample(through)
 }
 
 fn none() -> OpDef {
@@ -145,6 +204,11 @@ fn get_value() -> OpDef {
             shapes.resize(cx.num_outputs(), PartialShape::UNKNOWN);
             Ok(shapes)
         })
+        .gradient(|cx, dys| {
+            let grads = (0..dys.len()).map(|i| cx.dense(dys, i)).collect::<Result<Vec<_>>>()?;
+            Ok(vec![Some(held(&grads)?.into())])
+        })
+        .sample(through)
         .cpu(|init| {
             let types = init.attrs.dtypes("output_types")?;
             let mut shapes: Vec<PartialShape> = init.attrs.shapes("output_shapes")?.into_iter().cloned().collect();

@@ -1,4 +1,5 @@
-//! `AddN` and `ZerosLike` of variants: of lists, and of tensors in them that are themselves of variants.
+//! `AddN` and `ZerosLike` of variants: of lists, optionals and ragged tensors, and of tensors in them that are themselves
+//! of variants.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use actorflow_core::{DType, Tensor};
 use super::value::{DEPTH, TensorList};
 use crate::elementwise::{self, Loops};
 use crate::moves;
+use crate::ops::flow::optional::Optional;
 use crate::ops::ragged::variant::Ragged;
 
 /// Sets output 0 to the sum of all inputs, tensors of variants.
@@ -33,7 +35,7 @@ pub(crate) fn zeros_like(cx: &mut OpContext<'_>) -> Result<()> {
 
 fn unknown(what: &str) -> Error {
     Error::unimplemented(format!(
-        "{what} of variants that are neither lists nor ragged tensors are not defined"
+        "{what} of variants that are neither lists, optionals nor ragged tensors are not defined"
     ))
 }
 
@@ -59,6 +61,10 @@ fn add(cx: &OpContext<'_>, a: &Tensor, b: &Tensor, depth: usize) -> Result<Tenso
         for (a, b) in a.as_variants()?.iter().zip(b.as_variants()?) {
             if let (Some(a), Some(b)) = (a.downcast_ref::<Ragged>(), b.downcast_ref::<Ragged>()) {
                 out.push(Arc::new(a.with_values(add(cx, &a.values, &b.values, depth)?)) as Variant);
+                continue;
+            }
+            if let (Some(a), Some(b)) = (a.downcast_ref::<Optional>(), b.downcast_ref::<Optional>()) {
+                out.push(Arc::new(a.plus(b, |a, b| add(cx, a, b, depth))?) as Variant);
                 continue;
             }
             let (Some(a), Some(b)) = (a.downcast_ref::<TensorList>(), b.downcast_ref::<TensorList>()) else {
@@ -92,6 +98,10 @@ fn zeros(cx: &OpContext<'_>, t: &Tensor, depth: usize) -> Result<Tensor> {
     for v in t.as_variants()? {
         if let Some(r) = v.downcast_ref::<Ragged>() {
             out.push(Arc::new(r.with_values(zeros(cx, &r.values, depth)?)) as Variant);
+            continue;
+        }
+        if let Some(o) = v.downcast_ref::<Optional>() {
+            out.push(Arc::new(o.map(|t| zeros(cx, t, depth))?) as Variant);
             continue;
         }
         let Some(l) = v.downcast_ref::<TensorList>() else {
