@@ -279,6 +279,19 @@ impl Location {
         self.run(async move { store.rename(&path, &to).await })
     }
 
+    /// Whether there is a checkpoint of this prefix, of this engine or a V2 bundle of TensorFlow.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn is_checkpoint(&self) -> Result<bool> {
+        for suffix in [super::manifest::SUFFIX, ".index"] {
+            if self.suffixed(suffix)?.length()?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether it is in the local file system.
     pub fn is_local(&self) -> bool {
         !self.folder.contains("://")

@@ -281,13 +281,7 @@ fn later(from: SystemTime, hours: f64) -> Option<SystemTime> {
 /// # Errors
 /// What the file system says, and `INVALID_ARGUMENT` for a prefix that can be none.
 pub fn exists(prefix: &str) -> Result<bool> {
-    let at = Location::of(prefix)?;
-    for suffix in [crate::checkpoint::manifest::SUFFIX, ".index"] {
-        if at.suffixed(suffix)?.length()?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Location::of(prefix)?.is_checkpoint()
 }
 
 /// The prefix of the latest checkpoint of a directory, if there is one.

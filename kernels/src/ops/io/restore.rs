@@ -58,6 +58,15 @@ fn restored(cx: &OpContext<'_>, dtypes: &[DType]) -> Result<Vec<Tensor>> {
         )));
     }
     let pool = cx.step().device.pool();
+    // What savers of the first version have saved in shards is named by a pattern (`ShardedFilespec`).
+    let prefix = names.prefix.to_string();
+    if prefix.contains(['*', '?', '[']) && !names.prefix.is_checkpoint()? {
+        let several = Several::open(&prefix, pool)?;
+        let one = |(i, (name, dtype)): (usize, (&bytes::Bytes, &DType))| {
+            several.tensor(&String::from_utf8_lossy(name), *dtype, names.slice(i)?)
+        };
+        return names.names.iter().zip(dtypes).enumerate().map(one).collect();
+    }
     with_reader(&names.prefix, pool, |r| {
         // What is wrong shows before anything large is read.
         for (name, dtype) in names.names.iter().zip(dtypes) {
@@ -85,10 +94,8 @@ fn matching(pattern: &str) -> Result<Vec<Location>> {
     // What ends a file's name when it is not the checkpoint's own: of this engine, of TensorFlow, of its first version.
     const SUFFIXES: [&str; 3] = [SUFFIX, ".index", ""];
     let exact = Location::of(pattern)?;
-    for suffix in SUFFIXES {
-        if exact.suffixed(suffix)?.length()?.is_some() {
-            return Ok(vec![exact]);
-        }
+    if exact.is_checkpoint()? || exact.length()?.is_some() {
+        return Ok(vec![exact]);
     }
     if !exact.is_local() {
         return Ok(Vec::new());
@@ -110,7 +117,58 @@ fn matching(pattern: &str) -> Result<Vec<Location>> {
     found.iter().map(|prefix| Location::of(prefix)).collect()
 }
 
-/// A tensor, or a part of one, that is in one of several checkpoints or in parts in several.
+/// Checkpoints that were found by a pattern, and together hold tensors or parts of them.
+struct Several<'p> {
+    pattern: &'p str,
+    readers: Vec<Reader>,
+    pool: &'p Arc<Pool>,
+}
+
+impl<'p> Several<'p> {
+    fn open(pattern: &'p str, pool: &'p Arc<Pool>) -> Result<Several<'p>> {
+        let places = matching(pattern)?;
+        if places.is_empty() {
+            return Err(Error::not_found(format!(
+                "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for {pattern}"
+            )));
+        }
+        let readers = places
+            .iter()
+            .map(|p| Reader::open_in(p, pool))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Several { pattern, readers, pool })
+    }
+
+    /// A tensor, or a part of one.
+    fn tensor(&self, name: &str, dtype: DType, slice: Option<SliceSpec>) -> Result<Tensor> {
+        let having: Vec<&Reader> = self.readers.iter().filter(|r| r.contains(name)).collect();
+        let Some(first) = having.first() else {
+            return Err(Error::not_found(format!(
+                "Tensor name \"{name}\" not found in checkpoint files {}",
+                self.pattern
+            )));
+        };
+        let (_, entry) = first.entry(name)?;
+        if entry.kind != reader::Kind::Known(dtype) {
+            return Err(Error::invalid(format!(
+                "Expected to restore a tensor of type {dtype}, got a tensor of type {} instead: tensor_name = {name}",
+                entry.dtype_name()
+            )));
+        }
+        let wanted = match slice {
+            None => Window::whole(&entry.shape),
+            Some(s) if s.full == entry.shape => s.window,
+            Some(s) => {
+                return Err(Error::invalid(format!(
+                    "Shape in shape_and_slice spec does not match the shape in the save file: {}, save file shape: {}",
+                    s.full, entry.shape
+                )));
+            }
+        };
+        gather(&having, name, &wanted, self.pool)
+    }
+}
+
 fn first_version(cx: &OpContext<'_>, dtype: DType, sliced: bool) -> Result<Tensor> {
     let pattern = graph_path(one_string(cx.input(0)?, "file_pattern")?)?;
     let name = String::from_utf8_lossy(one_string(cx.input(1)?, "tensor_name")?);
@@ -118,41 +176,7 @@ fn first_version(cx: &OpContext<'_>, dtype: DType, sliced: bool) -> Result<Tenso
         true => slice_of(one_string(cx.input(2)?, "shape_and_slice")?)?,
         false => None,
     };
-    let places = matching(pattern)?;
-    if places.is_empty() {
-        return Err(Error::not_found(format!(
-            "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for {pattern}"
-        )));
-    }
-    let pool = cx.step().device.pool();
-    let readers = places
-        .iter()
-        .map(|p| Reader::open_in(p, pool))
-        .collect::<Result<Vec<_>>>()?;
-    let having: Vec<&Reader> = readers.iter().filter(|r| r.contains(&name)).collect();
-    let Some(first) = having.first() else {
-        return Err(Error::not_found(format!(
-            "Tensor name \"{name}\" not found in checkpoint files {pattern}"
-        )));
-    };
-    let (_, entry) = first.entry(&name)?;
-    if entry.kind != reader::Kind::Known(dtype) {
-        return Err(Error::invalid(format!(
-            "Expected to restore a tensor of type {dtype}, got a tensor of type {} instead: tensor_name = {name}",
-            entry.dtype_name()
-        )));
-    }
-    let wanted = match slice {
-        None => Window::whole(&entry.shape),
-        Some(s) if s.full == entry.shape => s.window,
-        Some(s) => {
-            return Err(Error::invalid(format!(
-                "Shape in shape_and_slice spec does not match the shape in the save file: {}, save file shape: {}",
-                s.full, entry.shape
-            )));
-        }
-    };
-    gather(&having, &name, &wanted, pool)
+    Several::open(pattern, cx.step().device.pool())?.tensor(&name, dtype, slice)
 }
 
 /// The part, from a checkpoint that has all of it if there is one, else from several.

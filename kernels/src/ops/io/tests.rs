@@ -197,6 +197,16 @@ fn the_first_version_saves_whole_tensors_and_parts_and_restores_by_pattern() {
         get("s-?????-of-00002", "x", Some("3 2 0,2:1,1"), DType::F32).unwrap(),
         Tensor::from([[2f32], [4.0]])
     );
+    let by_pattern = one(&at(&dir, "s-?????-of-00002"), "x", "3 2 0,2:1,1", DType::F32).unwrap();
+    assert_eq!(
+        by_pattern,
+        Tensor::from([[2f32], [4.0]]),
+        "RestoreV2 takes a pattern too"
+    );
+    assert_eq!(
+        code(one(&at(&dir, "q-?????-of-00002"), "x", "", DType::F32)),
+        Code::NotFound
+    );
     let lacking = get("s-00000-of-00002", "x", None, DType::F32);
     assert_eq!(code(lacking), Code::InvalidArgument);
 }
