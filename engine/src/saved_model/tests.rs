@@ -335,3 +335,35 @@ fn damaged_variables_are_errors_and_never_panic() {
     }
     load().unwrap();
 }
+
+#[test]
+fn a_damaged_function_library_is_an_error_and_never_panics() {
+    let (dir, ..) = of_tensorflow("tf2");
+    let whole = std::fs::read(dir.join("saved_model.pb")).unwrap();
+    let import = |bytes: &[u8]| -> Result<()> {
+        let file = file::parse(&dir, bytes.to_vec())?;
+        for g in &file.graphs {
+            if let Some(def) = g.graph_def() {
+                import_into(&Graph::new(), def, &ImportOptions::new())?;
+            }
+        }
+        Ok(())
+    };
+    import(&whole).unwrap();
+    for n in (1..whole.len()).step_by(251) {
+        let _ = import(&whole[..n]);
+    }
+    let mut seed = 3u32;
+    let mut random = |n: usize| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) as usize % n
+    };
+    for _ in 0..300 {
+        let mut bytes = whole.clone();
+        for _ in 0..=random(4) {
+            let at = random(bytes.len());
+            bytes[at] = random(256) as u8;
+        }
+        let _ = import(&bytes);
+    }
+}
