@@ -183,6 +183,7 @@ impl Reader {
                 spec.full, entry.shape
             )));
         }
+        spec.check()?;
         self.part(name, entry, &spec.window)
     }
 

@@ -166,6 +166,21 @@ impl SliceSpec {
         Ok(SliceSpec { full, window })
     }
 
+    /// Checks that the part lies in the whole, which one that was parsed does.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` otherwise.
+    pub fn check(&self) -> Result<()> {
+        self.full.checked_count()?;
+        match self.window.is_inside(&self.full) {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "the part {} does not lie in a tensor of shape {}",
+                self.window, self.full
+            ))),
+        }
+    }
+
     /// The shape that a tensor restored by this text has; unknown for the empty text.
     ///
     /// # Errors
@@ -242,6 +257,16 @@ mod tests {
         ] {
             assert_eq!(code(bad), Code::Internal, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_part_outside_of_the_whole_is_refused() {
+        let mut s = SliceSpec::parse("4 2 1,3:-").unwrap();
+        s.check().unwrap();
+        s.window.start[0] = usize::MAX;
+        assert_eq!(s.check().unwrap_err().code(), Code::InvalidArgument);
+        s.window.start.pop();
+        assert!(s.check().is_err());
     }
 
     #[test]

@@ -91,6 +91,26 @@ mod cloud {
     }
 }
 
+/// The code of an error of the file system that is somewhere inside; `UNAVAILABLE` if there is none.
+fn file_error(e: &object_store::Error) -> Code {
+    use std::io::ErrorKind as K;
+    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(now) = at {
+        if let Some(io) = now.downcast_ref::<std::io::Error>() {
+            return match io.kind() {
+                K::NotADirectory | K::IsADirectory => Code::FailedPrecondition,
+                K::PermissionDenied | K::ReadOnlyFilesystem => Code::PermissionDenied,
+                K::StorageFull | K::QuotaExceeded | K::OutOfMemory => Code::ResourceExhausted,
+                K::NotFound => Code::NotFound,
+                K::InvalidFilename => Code::InvalidArgument,
+                _ => Code::Unavailable,
+            };
+        }
+        at = now.source();
+    }
+    Code::Unavailable
+}
+
 fn failed(at: &Location, e: object_store::Error) -> Error {
     use object_store::Error as E;
     let code = match &e {
@@ -99,7 +119,7 @@ fn failed(at: &Location, e: object_store::Error) -> Error {
         E::Unauthenticated { .. } => Code::Unauthenticated,
         E::AlreadyExists { .. } => Code::AlreadyExists,
         E::InvalidPath { .. } => Code::InvalidArgument,
-        _ => Code::Unavailable,
+        other => file_error(other),
     };
     match code {
         Code::NotFound => Error::new(code, format!("{at}; No such file or directory")),
@@ -216,6 +236,7 @@ impl Location {
     pub fn read(&self) -> Result<Bytes> {
         let (store, path) = (self.store.clone(), self.path.clone());
         self.run(async move { store.get(&path).await?.bytes().await })
+            .map_err(|e| self.not_there(e))
     }
 
     /// Bytes `range` of the file; fewer if it is shorter.
@@ -228,6 +249,7 @@ impl Location {
         }
         let (store, path) = (self.store.clone(), self.path.clone());
         self.run(async move { store.get_range(&path, range).await })
+            .map_err(|e| self.not_there(e))
     }
 
     /// The file's length; `None` if there is no such file.
@@ -236,10 +258,19 @@ impl Location {
     /// As [`read`](Self::read), but for `NOT_FOUND`.
     pub fn length(&self) -> Result<Option<u64>> {
         let (store, path) = (self.store.clone(), self.path.clone());
-        match self.run(async move { store.head(&path).await }) {
+        let meta = self.run(async move { store.head(&path).await });
+        match meta.map_err(|e| self.not_there(e)) {
             Ok(meta) => Ok(Some(meta.size)),
             Err(e) if e.code() == Code::NotFound => Ok(None),
             Err(e) => Err(e),
+        }
+    }
+
+    /// What is to be read below a file, or is a directory, is not there.
+    fn not_there(&self, e: Error) -> Error {
+        match e.code() {
+            Code::FailedPrecondition => Error::not_found(e.message()),
+            _ => e,
         }
     }
 
@@ -405,6 +436,25 @@ mod tests {
         b.delete().unwrap();
         b.delete().unwrap();
         assert_eq!(b.length().unwrap(), None);
+    }
+
+    #[test]
+    fn errors_of_the_file_system_keep_their_meaning() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| Location::of(&format!("{}/{name}", dir.path().display())).unwrap();
+        at("file").write(vec![Bytes::from_static(b"x")]).unwrap();
+        let e = at("file/below").write(vec![Bytes::new()]).unwrap_err();
+        assert_eq!(e.code(), Code::FailedPrecondition, "{e}");
+        assert_eq!(at("file/below").length().unwrap(), None);
+        assert_eq!(at("file/below").read().unwrap_err().code(), Code::NotFound);
+        let here = Location::of(&dir.path().display().to_string()).unwrap();
+        assert_eq!(here.read().unwrap_err().code(), Code::NotFound);
+        let long = at(&"n".repeat(300)).write(vec![Bytes::new()]).unwrap_err();
+        assert!(
+            matches!(long.code(), Code::InvalidArgument | Code::Unavailable),
+            "{long}"
+        );
+        assert!(e.message().contains("file/below"));
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl Writer {
     /// As [`add`](Self::add); `INVALID_ARGUMENT` also if the tensor has not the shape of the part, or the part does not
     /// go with those that are there: another whole shape, another dtype, an overlap.
     pub fn add_slice(&mut self, name: &[u8], spec: &SliceSpec, t: &Tensor) -> Result<()> {
+        spec.check()?;
         if spec.window.shape() != *t.shape() {
             return Err(Error::invalid(format!(
                 "Slice in shape_and_slice specification does not match the shape of the tensor to save: {} of {}, \
