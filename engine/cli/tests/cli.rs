@@ -310,6 +310,12 @@ fn a_saved_models_signatures_are_shown_with_dtypes_and_shapes() {
     ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
+    let file = format!("{dir}/saved_model.pb");
+    assert_eq!(
+        succeeds(&run(["inspect", &file])),
+        text,
+        "the file stands for its folder"
+    );
     let ran = run(["inspect", dir, "--json"]);
     let json: Value = serde_json::from_str(succeeds(&ran)).unwrap();
     let x = &json["graphs"][0]["signatures"]["serving_default"]["inputs"]["x"];

@@ -8,7 +8,7 @@ mod svg;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use actorflow::graphdef::attrs::shape_from_message;
 use actorflow::graphdef::decode::{DecodeLimits, decode_graph};
@@ -81,12 +81,20 @@ struct Missing {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let is_model = args.graph.join("saved_model.pb").exists();
-    let prefix = match is_model {
+    // A model is named by its folder or by the file in it; "" is the folder that the command runs in.
+    let folder = match args.graph.parent() {
+        Some(dir) if args.graph.file_name().is_some_and(|n| n == "saved_model.pb") => dir,
+        _ => args.graph.as_path(),
+    };
+    let folder = match folder.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => folder,
+    };
+    let drawn = args.dot.is_some() || args.svg.is_some();
+    let prefix = match folder.join("saved_model.pb").exists() {
         true => None,
         false => args.graph.to_str().map(checkpoint::prefix_of).transpose()?.flatten(),
     };
-    let drawn = args.dot.is_some() || args.svg.is_some();
     if let Some(prefix) = prefix {
         if drawn {
             return Err(Failure::Usage(format!(
@@ -95,13 +103,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
         return checkpoint::list(&prefix, args.json);
     }
-    if args.graph.is_dir() {
+    if folder.is_dir() {
         if drawn {
             return Err(Failure::Usage(
-                "a folder has no one graph to draw: name a GraphDef".into(),
+                "a SavedModel has no one graph to draw: name a GraphDef".into(),
             ));
         }
-        return model::run(&args.graph, args.json);
+        return model::run(folder, args.json);
     }
     let named = |e: String| Failure::Failed(format!("{}: {e}", args.graph.display()));
     let bytes = std::fs::read(&args.graph).map_err(|e| named(e.to_string()))?;
