@@ -8,6 +8,7 @@ pub mod codec;
 pub mod color;
 mod color_grad;
 pub mod crop;
+pub mod distort;
 pub mod draw;
 pub mod glimpse;
 pub mod nms;

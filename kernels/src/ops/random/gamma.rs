@@ -17,7 +17,7 @@ use crate::spread;
 /// One gamma-distributed number of shape `alpha` and scale 1, from a stretch of a stream of its own.
 ///
 /// G. Marsaglia, W. W. Tsang, "A simple method for generating gamma variables", ACM TOMS 26 (2000).
-fn sample(alpha: f64, mut from: Philox) -> f64 {
+pub(super) fn sample(alpha: f64, mut from: Philox) -> f64 {
     let (mut normals, mut uniforms) = (Doubles::default(), Doubles::default());
     if alpha == 1.0 {
         let u = uniforms.next(&mut from, uniform_pair);

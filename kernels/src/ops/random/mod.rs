@@ -13,6 +13,7 @@ pub mod parameterized;
 pub mod poisson;
 pub mod shuffle;
 pub mod stateless;
+pub mod stateless_gamma;
 pub mod stream;
 #[cfg(test)]
 mod tests;

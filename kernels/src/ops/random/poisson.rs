@@ -16,7 +16,7 @@ use crate::math::special::lgamma;
 ///
 /// Below 10, D. E. Knuth's product of uniforms (TAOCP vol. 2); from there on W. Hörmann, "The transformed rejection
 /// method for generating Poisson random variables", Insurance: Mathematics and Economics 12 (1993).
-fn sample(rate: f64, mut from: Philox, largest: f64) -> f64 {
+pub(super) fn sample(rate: f64, mut from: Philox, largest: f64) -> f64 {
     let mut uniforms = Doubles::default();
     let mut uniform = || uniforms.next(&mut from, uniform_pair);
     if rate.is_nan() {
@@ -66,6 +66,17 @@ fn sample(rate: f64, mut from: Philox, largest: f64) -> f64 {
     }
 }
 
+/// The largest number that a dtype holds.
+pub(super) fn largest(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => 65504.0,
+        DType::F32 => f64::from(f32::MAX),
+        DType::I32 => f64::from(i32::MAX),
+        DType::I64 => i64::MAX as f64,
+        _ => f64::MAX,
+    }
+}
+
 struct Poisson {
     stream: Stream,
     dtype: DType,
@@ -75,13 +86,7 @@ impl Kernel for Poisson {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
         let (shape, rate) = (shape_input(cx, 0)?, cx.input(1)?);
         let outputs = shape.checked_count()?.saturating_mul(rate.len());
-        let largest = match self.dtype {
-            DType::F16 => 65504.0,
-            DType::F32 => f64::from(f32::MAX),
-            DType::I32 => f64::from(i32::MAX),
-            DType::I64 => i64::MAX as f64,
-            _ => f64::MAX,
-        };
+        let largest = largest(self.dtype);
         let from = self.stream.reserve_for(outputs);
         let draw = |rate: f64, from: Philox| sample(rate, from, largest);
         let t = fill(cx, self.dtype, (&shape, rate), from, draw)?;

@@ -22,7 +22,7 @@ const AUTO: i64 = 3;
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` if the seed is no vector of two integers.
-pub(super) fn seeded(seed: &Tensor) -> Result<Philox> {
+pub(in crate::ops) fn seeded(seed: &Tensor) -> Result<Philox> {
     let words = match seed.dtype() {
         // 64 unsigned bits do not all fit the signed ones.
         DType::U64 => seed.as_slice::<u64>()?.to_vec(),
@@ -40,7 +40,7 @@ pub(super) fn seeded(seed: &Tensor) -> Result<Philox> {
 }
 
 /// The stream of a key and a counter: inputs 1, 2 and 3 are `key`, `counter` and `alg`.
-fn keyed(cx: &OpContext<'_>) -> Result<Philox> {
+pub(super) fn keyed(cx: &OpContext<'_>) -> Result<Philox> {
     let (key, counter, alg) = (cx.input(1)?, cx.input(2)?, cx.input(3)?);
     if !alg.shape().is_scalar() {
         return Err(Error::invalid(format!(

@@ -4,4 +4,4 @@
 //! - `ops`: the operations
 
 pub mod ops;
-mod sampler;
+pub(in crate::ops) mod sampler;

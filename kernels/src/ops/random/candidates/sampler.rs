@@ -9,7 +9,7 @@ use actorflow_core::philox::uniform_f32;
 use crate::ops::random::stream::Singles;
 
 /// A number below `n` without bias: numbers that would give some values an advantage are skipped.
-fn below32(random: &mut Singles, n: u32) -> u32 {
+pub(in crate::ops) fn below32(random: &mut Singles, n: u32) -> u32 {
     if n.is_power_of_two() {
         return random.next() & (n - 1);
     }
