@@ -42,6 +42,8 @@ const ELSEWHERE: &[&str] = &[
     "RefIdentity",
     "ResourceGather",
     "ResourceGatherNd",
+    "StatelessRandomGammaV2",
+    "StatelessRandomGammaV3",
     "TensorArrayConcatV3",
     "TensorArrayGatherV3",
     "TensorArrayReadV3",

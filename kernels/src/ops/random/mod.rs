@@ -12,6 +12,7 @@ pub mod multinomial;
 pub mod parameterized;
 pub mod poisson;
 pub mod shuffle;
+pub mod stateful;
 pub mod stateless;
 pub mod stateless_gamma;
 pub mod stream;

@@ -15,8 +15,8 @@ use super::uniform::given_shape;
 use crate::shapes;
 
 /// TensorFlow's number of the Philox algorithm, and of letting the device choose.
-const PHILOX: i64 = 1;
-const AUTO: i64 = 3;
+pub(super) const PHILOX: i64 = 1;
+pub(super) const AUTO: i64 = 3;
 
 /// The stream of a seed of two numbers, which Philox itself scrambles: either may be weak.
 ///

@@ -92,11 +92,6 @@ fn gamma_v2() -> OpDef {
         .shape(seeded_shape)
         .gradient(|cx, dys| gradient(cx, dys, 2))
         .cpu(gamma_kernel)
-        .sample(|s| {
-            let alpha = s.uniform([2], 1.5, 3.0)?;
-            let (shape, seed) = (s.constant([3i32, 2])?, s.constant([1i64, 2])?);
-            s.op("StatelessRandomGammaV2").input(&shape).input(&seed).input(&alpha).finish()
-        })
 }
 
 fn gamma_v3() -> OpDef {
@@ -113,13 +108,6 @@ fn gamma_v3() -> OpDef {
         .shape(keyed_shape)
         .gradient(|cx, dys| gradient(cx, dys, 4))
         .cpu(gamma_kernel)
-        .sample(|s| {
-            let alpha = s.uniform([2], 1.5, 3.0)?;
-            let (shape, key) = (s.constant([3i32, 2])?, s.constant([7u64])?);
-            let (counter, alg) = (s.constant([1u64, 2])?, s.constant(1i32)?);
-            let b = s.op("StatelessRandomGammaV3").input(&shape).input(&key).input(&counter);
-            b.input(&alg).input(&alpha).finish()
-        })
 }
 
 fn poisson_op() -> OpDef {
@@ -142,7 +130,8 @@ register_ops!(gamma_v2, gamma_v3, poisson_op);
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{eval, fails};
+    use crate::testing::{Interpreter, eval, fails};
+    use actorflow_core::gradient::gradients;
     use actorflow_core::{Code, DType, Graph, Output, Tensor};
 
     fn drawn(shape: &[i32], rate: &[f64]) -> Output {
@@ -156,6 +145,21 @@ mod tests {
             .attr("dtype", DType::I64)
             .output()
             .unwrap()
+    }
+
+    #[test]
+    fn gamma_samples_move_with_their_parameter_as_their_mean_does() {
+        let g = Graph::new();
+        let alpha = g.placeholder("alpha", DType::F64, [1]).unwrap();
+        let (shape, seed) = (g.constant([4000i32, 1]).unwrap(), g.constant([1i64, 2]).unwrap());
+        let y = g.op("StatelessRandomGammaV2").input(&shape).input(&seed).input(&alpha);
+        let mean = y.output().unwrap().mean(&[], false).unwrap();
+        let grads = gradients(&[mean], std::slice::from_ref(&alpha)).unwrap();
+        let slope = grads[0].as_ref().unwrap().to_dense().unwrap();
+        let feeds = [(alpha, Tensor::from([2.5f64]))];
+        let out = Interpreter::default().run(&[slope], &[], &feeds).unwrap();
+        // The mean is alpha.
+        assert!((out[0].to_scalar::<f64>().unwrap() - 1.0).abs() < 0.05, "{out:?}");
     }
 
     #[test]
