@@ -4,6 +4,7 @@
 //! workers with the same result, and equal seeds give TensorFlow's numbers. A stateful operation keeps the position in
 //! its stream in the session ([`stream`]); a stateless one is told it by its inputs ([`stateless`]).
 
+pub mod binomial;
 pub mod blocks;
 pub mod candidates;
 pub mod fill;

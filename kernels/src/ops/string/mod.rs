@@ -20,3 +20,4 @@ pub mod substr;
 mod summary;
 mod support;
 pub mod unicode;
+pub mod vocab_remapping;
