@@ -8,9 +8,19 @@ use actorflow_core::op::{Category, OpDef};
 use actorflow_core::philox::Philox;
 use actorflow_core::{PartialShape, Shape, Tensor, register_ops};
 
-use super::gamma::fill;
+use super::gamma::fill_by;
 use super::stateless::seeded;
 use super::stream::{Doubles, doubles, shape_input, uniform_pair};
+
+/// Blocks of the stream for each number, as in TensorFlow: many if successes are not rare.
+fn reserved(n: f64, p: f64) -> u64 {
+    if rare(n, p.min(1.0 - p)) { 42 } else { 256 }
+}
+
+/// Whether gaps between successes are drawn.
+fn rare(n: f64, p: f64) -> bool {
+    n * p < 10.0
+}
 
 /// What Stirling's approximation of log(k!) leaves out.
 fn tail(k: f64) -> f64 {
@@ -42,7 +52,7 @@ fn tail(k: f64) -> f64 {
 fn successes(n: f64, p: f64, from: &mut Philox) -> f64 {
     let mut uniforms = Doubles::default();
     let mut uniform = || uniforms.next(from, uniform_pair);
-    if n * p < 10.0 {
+    if rare(n, p) {
         let (mut tried, mut found) = (0.0, 0.0);
         loop {
             tried += (uniform().ln() / (-p).ln_1p()).ceil();
@@ -131,8 +141,16 @@ fn kernel(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
         let (counts, probs) = (spread(counts, &both)?, spread(probs, &both)?);
         let numbers: Vec<f64> = (0..counts.len()).map(|i| i as f64).collect();
         let which = Tensor::from_slice(both, &numbers)?;
-        let draw = |i: f64, from: Philox| sample(counts[i as usize], probs[i as usize], from);
-        let t = fill(cx, dtype, (&lead.into(), &which), seeded(cx.input(1)?)?, draw)?;
+        let at = |i: f64| (counts[i as usize], probs[i as usize]);
+        let stretch = |i: f64| reserved(at(i).0, at(i).1);
+        let draw = |i: f64, from: Philox| sample(at(i).0, at(i).1, from);
+        let t = fill_by(
+            cx,
+            dtype,
+            (&lead.into(), &which),
+            seeded(cx.input(1)?)?,
+            (stretch, draw),
+        )?;
         cx.set_output(0, t);
         Ok(())
     }))

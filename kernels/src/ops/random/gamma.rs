@@ -58,6 +58,17 @@ pub(super) fn fill(
     from: Philox,
     draw: impl Fn(f64, Philox) -> f64 + Sync,
 ) -> Result<Tensor> {
+    fill_by(cx, dtype, (shape, params), from, (|_| RESERVED, draw))
+}
+
+/// As [`fill`] with stretches of as many blocks as `reserved` says for a parameter.
+pub(super) fn fill_by(
+    cx: &OpContext<'_>,
+    dtype: DType,
+    (shape, params): (&Shape, &Tensor),
+    from: Philox,
+    (reserved, draw): (impl Fn(f64) -> u64 + Sync, impl Fn(f64, Philox) -> f64 + Sync),
+) -> Result<Tensor> {
     let each = shape.checked_count()?;
     let values = doubles(params)?;
     let all: Shape = shape.iter().chain(params.shape().iter()).copied().collect();
@@ -66,8 +77,9 @@ pub(super) fn fill(
     let at = |i: usize| {
         // Element i is sample i / count of parameter i % count.
         let mut from = from;
-        from.skip(((i % count * each + i / count) as u64).wrapping_mul(RESERVED));
-        draw(values[i % count], from)
+        let value = values[i % count];
+        from.skip(((i % count * each + i / count) as u64).wrapping_mul(reserved(value)));
+        draw(value, from)
     };
     const CHUNK: usize = 1024;
     fn run<T: Send>(cx: &OpContext<'_>, out: &mut [T], at: impl Fn(usize) -> T + Sync) {
