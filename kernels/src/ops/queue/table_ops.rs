@@ -70,8 +70,13 @@ fn make(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
 /// A dense table learns the shape of its keys from the keys that it may not have.
 fn make_dense(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
     let (base, name) = (spec(init)?, init.name.to_owned());
-    let (container, shared) = (init.attrs.str("container")?.to_owned(), init.attrs.str("shared_name")?);
-    let name = if shared.is_empty() { name } else { shared.to_owned() };
+    let anonymous = init.op.starts_with("Anonymous");
+    let (mut container, mut shared) = (String::new(), String::new());
+    if !anonymous {
+        container = init.attrs.str("container")?.to_owned();
+        shared = init.attrs.str("shared_name")?.to_owned();
+    }
+    let name = if shared.is_empty() { name } else { shared };
     Ok(Box::new(move |cx: &mut OpContext<'_>| {
         let forbidden = (0..cx.num_inputs())
             .map(|i| cx.input(i).cloned())
@@ -85,6 +90,11 @@ fn make_dense(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
             ..base.clone()
         };
         let resources = &cx.step().resources;
+        if anonymous {
+            let table = Table::new(&name, spec, resources.mailbox());
+            cx.set_output(0, Tensor::resource(ResourceHandle::new(name.as_str(), Arc::new(table))));
+            return Ok(());
+        }
         let make = || Ok(Table::new(&name, spec.clone(), resources.mailbox()));
         let handle = resources.get_or_create(&container, &name, make)?;
         agrees(&spec, &*handle.get::<Table>()?)?;
@@ -212,7 +222,7 @@ fn table(name: &'static str) -> OpDef {
         ));
     if name.contains("Dense") {
         def = def.input("empty_key: key_dtype");
-        if name.ends_with("V2") {
+        if name.ends_with("V2") || name.starts_with("Anonymous") {
             def = def.input("deleted_key: key_dtype");
         }
     }
@@ -250,6 +260,7 @@ fn tables() -> Vec<OpDef> {
         "AnonymousHashTable",
         "AnonymousMutableHashTable",
         "AnonymousMutableHashTableOfTensors",
+        "AnonymousMutableDenseHashTable",
     ]
     .map(table)
     .into()
