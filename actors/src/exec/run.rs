@@ -212,7 +212,8 @@ impl Executor {
 
     fn drive_solo(self: &Arc<Self>, plan: &Arc<Plan>, step: &Arc<Step>, feeds: impl Iterator<Item = Tensor>) {
         // A seat keeps the device from being oversubscribed by heavy plans; cheap ones are over before it matters.
-        let _seat = if plan.is_heavy() { self.pool.enter() } else { None };
+        let enter = || if plan.is_heavy() { self.pool.enter() } else { None };
+        let mut seat = enter();
         // SAFETY: the step was just taken from the pool and is solo: only this call uses its scratch area.
         let scratch = unsafe { &mut *step.scratch.get() };
         let mut runner = AnyRunner::<true>::new(self, plan, step, scratch);
@@ -235,9 +236,12 @@ impl Executor {
                 continue;
             }
             idle.begun();
+            // Who waits does not compute, and whoever is to end the wait may need the seat.
+            drop(seat.take());
             if !step.event.wait(Some(idle.look_again(step))) {
                 idle.check(plan, step);
             }
+            seat = enter();
         }
         while let Some(arrived) = step.inbox.pop() {
             // The step failed; turns that were granted meanwhile are given back.
