@@ -22,6 +22,7 @@ pub mod linalg;
 pub mod math;
 pub mod moves;
 pub mod ops;
+mod protobuf;
 pub mod reduction;
 pub mod shapes;
 pub mod spread;

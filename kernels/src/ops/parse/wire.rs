@@ -1,156 +1,50 @@
-//! Protocol-buffer bytes, read field by field without a schema and without copies; and `TensorProto`s.
+//! Tensors as `TensorProto`s.
 #![forbid(unsafe_code)]
+
+use std::borrow::Cow;
 
 use actorflow_core::error::{Error, Result};
 use actorflow_core::{DType, Shape, Tensor};
 use bytes::Bytes;
 use num_complex::Complex;
 
+use crate::protobuf::{Message, Value, fields, fixed32s, fixed64s, put_varint, take, varint, varints};
+
 /// Elements that a message may have without their bytes being in it.
 const LISTED: usize = 1 << 26;
-
-/// The value of a field.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Value<'a> {
-    Varint(u64),
-    Fixed64(u64),
-    Bytes(&'a [u8]),
-    Fixed32(u32),
-}
-
-/// The bytes are no message. `None` stands for it on the way.
-pub(crate) fn varint(from: &mut &[u8]) -> Option<u64> {
-    let mut x = 0u64;
-    for i in 0..10 {
-        let (b, rest) = from.split_first()?;
-        *from = rest;
-        x |= u64::from(b & 0x7f).checked_shl(7 * i)?;
-        if b & 0x80 == 0 {
-            return Some(x);
-        }
-    }
-    None
-}
-
-fn take<'a>(from: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
-    let (head, rest) = from.split_at_checked(n)?;
-    *from = rest;
-    Some(head)
-}
-
-/// Calls `f(number, value)` for each field of a message; `None` if the bytes are none, or `f` says so.
-pub(crate) fn fields<'a>(mut from: &'a [u8], mut f: impl FnMut(u64, Value<'a>) -> Option<()>) -> Option<()> {
-    while !from.is_empty() {
-        let tag = varint(&mut from)?;
-        let value = match tag & 7 {
-            0 => Value::Varint(varint(&mut from)?),
-            1 => Value::Fixed64(u64::from_le_bytes(take(&mut from, 8)?.try_into().ok()?)),
-            2 => {
-                let n = usize::try_from(varint(&mut from)?).ok()?;
-                Value::Bytes(take(&mut from, n)?)
-            }
-            5 => Value::Fixed32(u32::from_le_bytes(take(&mut from, 4)?.try_into().ok()?)),
-            // Groups have not been written for twenty years.
-            _ => return None,
-        };
-        if tag >> 3 == 0 {
-            return None;
-        }
-        f(tag >> 3, value)?;
-    }
-    Some(())
-}
-
-/// The numbers of a repeated field of varints, packed or not.
-pub(crate) fn varints(value: Value<'_>, mut f: impl FnMut(u64)) -> Option<()> {
-    match value {
-        Value::Varint(x) => f(x),
-        Value::Bytes(mut packed) => {
-            while !packed.is_empty() {
-                f(varint(&mut packed)?);
-            }
-        }
-        _ => return None,
-    }
-    Some(())
-}
-
-/// The numbers of a repeated field of four bytes each, packed or not.
-pub(crate) fn fixed32s(value: Value<'_>, mut f: impl FnMut(u32)) -> Option<()> {
-    match value {
-        Value::Fixed32(x) => f(x),
-        Value::Bytes(packed) if packed.len().is_multiple_of(4) => {
-            for c in packed.chunks_exact(4) {
-                f(u32::from_le_bytes(c.try_into().ok()?));
-            }
-        }
-        _ => return None,
-    }
-    Some(())
-}
-
-fn fixed64s(value: Value<'_>, mut f: impl FnMut(u64)) -> Option<()> {
-    match value {
-        Value::Fixed64(x) => f(x),
-        Value::Bytes(packed) if packed.len().is_multiple_of(8) => {
-            for c in packed.chunks_exact(8) {
-                f(u64::from_le_bytes(c.try_into().ok()?));
-            }
-        }
-        _ => return None,
-    }
-    Some(())
-}
-
-fn put_varint(out: &mut Vec<u8>, mut x: u64) {
-    while x >= 0x80 {
-        out.push(x as u8 | 0x80);
-        x >>= 7;
-    }
-    out.push(x as u8);
-}
-
-fn put_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
-    put_varint(out, field << 3 | 2);
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
 
 /// A tensor as a `TensorProto` with its content in one field.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` for handles and variants.
 pub(crate) fn encode(t: &Tensor) -> Result<Vec<u8>> {
-    let mut out = vec![0x08];
-    put_varint(&mut out, t.dtype().to_tf() as u64);
-    let mut shape = Vec::new();
-    for d in t.shape().iter() {
-        let mut dim = Vec::new();
-        // A zero is a default, which is not written.
-        if *d > 0 {
-            dim.push(0x08);
-            put_varint(&mut dim, *d as u64);
-        }
-        put_bytes(&mut shape, 2, &dim);
-    }
-    put_bytes(&mut out, 2, &shape);
-    let mut content = Vec::new();
-    match (t.bytes(), t.dtype()) {
-        (Some(b), _) => content.extend_from_slice(b),
+    let content = match (t.bytes(), t.dtype()) {
+        (Some(b), _) => Cow::Borrowed(b),
         (None, DType::Str) => {
+            let mut content = Vec::new();
             for s in t.as_strings()? {
                 put_varint(&mut content, s.len() as u64);
             }
             for s in t.as_strings()? {
                 content.extend_from_slice(s);
             }
+            Cow::Owned(content)
         }
         (None, d) => return Err(Error::invalid(format!("tensors of dtype {d} cannot be serialized"))),
-    }
-    if !content.is_empty() {
-        put_bytes(&mut out, 4, &content);
-    }
-    Ok(out)
+    };
+    Ok(head(t).bytes(4, &content).done())
+}
+
+/// A `TensorProto` that so far has the dtype and the shape of a tensor.
+pub(crate) fn head(t: &Tensor) -> Message {
+    let shape = t
+        .shape()
+        .iter()
+        .fold(Message::default(), |m, d| {
+            m.part(2, &Message::default().int(1, *d as u64).done())
+        })
+        .done();
+    Message::default().int(1, t.dtype().to_tf() as u64).part(2, &shape)
 }
 
 fn shape(from: &[u8]) -> Option<Vec<i64>> {

@@ -10,9 +10,8 @@ use actorflow_core::kernel::{Kernel, KernelInit, OpContext};
 use actorflow_core::op::{KernelFn, OpDef};
 use actorflow_core::{Tensor, register_ops};
 
-use super::handle::{Handle, Place};
 use super::room::{At, Counter, Desk, Served, settle, submit};
-use super::staging::{Limits, bytes_of, inputs_from, on_area};
+use super::staging::{Limits, area_of, bytes_of, inputs_from, on_area};
 use crate::shapes;
 
 type Tuple = Vec<Option<Tensor>>;
@@ -147,21 +146,12 @@ impl Counter for Staging {
 fn area(
     init: &KernelInit<'_>,
 ) -> Result<impl Fn(&OpContext<'_>) -> Result<Arc<Desk<Staging>>> + Send + Sync + 'static> {
-    let limits = Limits::of(init)?;
-    let handle = Handle::new(
-        Place::of(init)?,
-        move |name, mailbox| {
-            let staging = Staging {
-                whole: BTreeMap::new(),
-                incomplete: BTreeMap::new(),
-                bytes: 0,
-                limits,
-            };
-            Ok(Desk::new(name, (), staging, mailbox))
-        },
-        |_: &Desk<Staging>| Ok(()),
-    );
-    Ok(move |cx: &OpContext<'_>| handle.get(cx))
+    area_of(init, |limits| Staging {
+        whole: BTreeMap::new(),
+        incomplete: BTreeMap::new(),
+        bytes: 0,
+        limits,
+    })
 }
 
 fn indices(cx: &OpContext<'_>, i: usize, count: usize) -> Result<Vec<usize>> {

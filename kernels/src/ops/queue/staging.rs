@@ -116,23 +116,28 @@ impl Counter for Staging {
     fn withdraw(&mut self, _: Request) {}
 }
 
-fn area(
+/// The area that a node names, made by `empty` if it is not there yet.
+pub(super) fn area_of<C: Counter<Info = ()>>(
     init: &KernelInit<'_>,
-) -> Result<impl Fn(&OpContext<'_>) -> Result<Arc<Desk<Staging>>> + Send + Sync + 'static> {
+    empty: fn(Limits) -> C,
+) -> Result<impl Fn(&OpContext<'_>) -> Result<Arc<Desk<C>>> + Send + Sync + 'static + use<C>> {
     let limits = Limits::of(init)?;
     let handle = Handle::new(
         Place::of(init)?,
-        move |name, mailbox| {
-            let staging = Staging {
-                elements: VecDeque::new(),
-                bytes: 0,
-                limits,
-            };
-            Ok(Desk::new(name, (), staging, mailbox))
-        },
-        |_: &Desk<Staging>| Ok(()),
+        move |name, mailbox| Ok(Desk::new(name, (), empty(limits), mailbox)),
+        |_: &Desk<C>| Ok(()),
     );
     Ok(move |cx: &OpContext<'_>| handle.get(cx))
+}
+
+fn area(
+    init: &KernelInit<'_>,
+) -> Result<impl Fn(&OpContext<'_>) -> Result<Arc<Desk<Staging>>> + Send + Sync + 'static> {
+    area_of(init, |limits| Staging {
+        elements: VecDeque::new(),
+        bytes: 0,
+        limits,
+    })
 }
 
 /// All inputs from `first` on.

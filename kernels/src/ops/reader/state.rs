@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::source::{Format, Source};
 use crate::ops::queue::room::{Counter, Desk, Room, Served, ask, later};
 use crate::ops::queue::state::{Queue, Request as QueueRequest};
+use crate::protobuf::{Message, Value, fields};
 
 /// A request for records.
 pub struct Request {
@@ -161,19 +162,12 @@ impl Reader {
     pub fn saved(&self) -> Result<Vec<u8>> {
         self.serializable()?;
         let p = &self.progress;
-        let mut out = Vec::new();
-        for (tag, n) in [(1u8, p.started), (2, p.finished), (3, p.produced)] {
-            if n != 0 {
-                out.push(tag << 3);
-                varint(n as u64, &mut out);
-            }
-        }
-        if !p.work.is_empty() {
-            out.push(4 << 3 | 2);
-            varint(p.work.len() as u64, &mut out);
-            out.extend_from_slice(&p.work);
-        }
-        Ok(out)
+        Ok(Message::default()
+            .int(1, p.started as u64)
+            .int(2, p.finished as u64)
+            .int(3, p.produced as u64)
+            .bytes(4, &p.work)
+            .done())
     }
 
     /// Goes on where a reader was saved; forgets everything if it cannot.
@@ -270,42 +264,18 @@ impl Reader {
     }
 }
 
-fn varint(mut n: u64, out: &mut Vec<u8>) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-fn parsed(mut from: &[u8]) -> Option<Progress> {
-    fn number(from: &mut &[u8]) -> Option<u64> {
-        let mut n = 0u64;
-        for shift in (0..64).step_by(7) {
-            let (b, rest) = from.split_first()?;
-            *from = rest;
-            n |= u64::from(b & 0x7f) << shift;
-            if b & 0x80 == 0 {
-                return Some(n);
-            }
-        }
-        None
-    }
+fn parsed(from: &[u8]) -> Option<Progress> {
     let mut p = Progress::default();
-    while !from.is_empty() {
-        match number(&mut from)? {
-            8 => p.started = number(&mut from)? as i64,
-            16 => p.finished = number(&mut from)? as i64,
-            24 => p.produced = number(&mut from)? as i64,
-            34 => {
-                let len = usize::try_from(number(&mut from)?).ok()?;
-                let (work, rest) = from.split_at_checked(len)?;
-                p.work = Bytes::copy_from_slice(work);
-                from = rest;
-            }
+    fields(from, |n, value| {
+        match (n, value) {
+            (1, Value::Varint(x)) => p.started = x as i64,
+            (2, Value::Varint(x)) => p.finished = x as i64,
+            (3, Value::Varint(x)) => p.produced = x as i64,
+            (4, Value::Bytes(work)) => p.work = Bytes::copy_from_slice(work),
             _ => return None,
         }
-    }
+        Some(())
+    })?;
     Some(p)
 }
 

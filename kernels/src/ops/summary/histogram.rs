@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use super::wire::Message;
+use crate::protobuf::Message;
 
 /// The upper bounds of the buckets: around zero from 1e-12 to 1e20 on both sides.
 static LIMITS: LazyLock<Vec<f64>> = LazyLock::new(|| {

@@ -7,9 +7,9 @@ use actorflow_core::op::OpDef;
 use actorflow_core::{Tensor, register_ops};
 
 use super::numbers::{expected, summary, tag};
-use super::wire::Message;
 use crate::ops::audio::wav;
 use crate::ops::image::codec::png;
+use crate::protobuf::Message;
 
 /// An attribute that limits how many of a batch a summary has.
 fn most(init: &KernelInit<'_>, name: &str) -> Result<usize> {

@@ -9,7 +9,8 @@ use actorflow_core::op::{Category, KernelFn, OpDef};
 use actorflow_core::{DType, Tensor, dispatch, register_ops};
 
 use super::histogram;
-use super::wire::{Message, fields, tensor};
+use super::wire::{fields, tensor};
+use crate::protobuf::Message;
 use crate::shapes;
 
 /// The dtypes of numbers that summaries take.
