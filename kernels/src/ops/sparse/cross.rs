@@ -236,8 +236,16 @@ struct Counts {
 
 impl Counts {
     fn of(init: &KernelInit<'_>) -> Result<Counts> {
+        let sparse = usize::try_from(init.attrs.int("N")?).unwrap_or(0);
+        let values = init.attrs.dtypes("sparse_types")?.len();
+        if values != sparse {
+            return Err(Error::invalid(format!(
+                "each sparse feature needs indices, values and a shape, but there are {sparse} indices and shapes and \
+                 {values} values"
+            )));
+        }
         Ok(Counts {
-            sparse: usize::try_from(init.attrs.int("N")?).unwrap_or(0),
+            sparse,
             dense: init.attrs.dtypes("dense_types")?.len(),
         })
     }
