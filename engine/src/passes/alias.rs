@@ -7,7 +7,9 @@
 //! output is a value of its own; to give the same numbers, a node that runs after an assignment takes the variable
 //! itself in place of an identity's output, and a fetched variable is read after the assignments.
 //!
-//! Nodes that do not come after an assignment are left alone: for them both readings are the same, or a race.
+//! Left alone are nodes that do not come after an assignment, for which both readings are the same or a race, and
+//! identities that wait for somebody or that somebody waits for: their place in time matters, and a program that gives
+//! them one wants the value that the variable has then.
 
 #![forbid(unsafe_code)]
 
@@ -39,8 +41,6 @@ const ALIASES: &[&str] = &["Identity", "PreventGradient", "StopGradient"];
 struct Alias {
     reference: Source,
     variable: usize,
-    /// It, or an alias between it and the reference, waits for something.
-    waits: bool,
 }
 
 /// Makes nodes that run after an assignment read what was assigned.
@@ -105,10 +105,12 @@ fn variable(ir: &Ir, mut s: Source) -> Option<usize> {
     None
 }
 
-/// All aliases of references, in no order.
+/// All aliases of references that have no place in time of their own, in no order.
 fn aliases(ir: &Ir, users: &[Vec<usize>]) -> HashMap<usize, Alias> {
     let mut found: HashMap<usize, Alias> = HashMap::new();
-    let is_alias = |n: &IrNode| ALIASES.contains(&n.def.name()) && n.input_refs.first() == Some(&false);
+    let is_alias = |n: &IrNode| {
+        ALIASES.contains(&n.def.name()) && n.input_refs.first() == Some(&false) && n.control.is_empty() && !n.pinned
+    };
     let mut todo = Vec::new();
     for (i, n) in ir.nodes.iter().enumerate() {
         let Some(n) = n.as_ref().filter(|n| is_alias(n)) else {
@@ -117,15 +119,7 @@ fn aliases(ir: &Ir, users: &[Vec<usize>]) -> HashMap<usize, Alias> {
         if let Some(reference) = n.inputs.first().copied()
             && let Some(variable) = variable(ir, reference)
         {
-            let waits = !n.control.is_empty();
-            found.insert(
-                i,
-                Alias {
-                    reference,
-                    variable,
-                    waits,
-                },
-            );
+            found.insert(i, Alias { reference, variable });
             todo.push(i);
         }
     }
@@ -136,8 +130,7 @@ fn aliases(ir: &Ir, users: &[Vec<usize>]) -> HashMap<usize, Alias> {
                 continue;
             };
             if matches!(n.inputs.first(), Some(Source::Node { node, .. }) if *node == i) {
-                let waits = of.waits || !n.control.is_empty();
-                found.insert(u, Alias { waits, ..of });
+                found.insert(u, of);
                 todo.push(u);
             }
         }
@@ -169,13 +162,10 @@ fn take_reference(ir: &mut Ir, c: usize, n: usize, alias: &Alias) -> bool {
             changed = true;
         }
     }
-    if changed && alias.waits && !node.control.contains(&n) {
-        node.control.push(n);
-    }
     changed
 }
 
-/// Fetched variables, and fetched aliases that wait for nothing, are read when the assignments are done: those that
+/// Fetched variables and aliases are read when the assignments are done: those that
 /// every run of the graph makes, outside of conditionals and loops. Whether there are any.
 fn read_fetches_last(
     ir: &mut Ir,
@@ -188,9 +178,7 @@ fn read_fetches_last(
     for k in 0..ir.fetches.len() {
         let fetched = ir.fetches[k];
         let reference = match fetched {
-            Source::Node { node, output: 0 } if aliases.get(&node).is_some_and(|a| !a.waits) => {
-                aliases[&node].reference
-            }
+            Source::Node { node, output: 0 } => aliases.get(&node).map_or(fetched, |a| a.reference),
             s => s,
         };
         let Some(all) = variable(ir, reference).and_then(|v| writers.get(&v)) else {
