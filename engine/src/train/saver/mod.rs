@@ -183,17 +183,22 @@ impl Saver {
             saved: SystemTime::now(),
         });
         let gone = self.outdated(&mut history);
-        let all = match self.options.max_to_keep {
+        let kept = match self.options.max_to_keep {
             0 => vec![path.clone()],
             _ => history.kept.iter().map(|k| k.path.clone()).collect(),
         };
-        let state = CheckpointState {
+        // What is to be deleted is named until it is gone, so that a program that goes on after a crash finds it.
+        let mut state = CheckpointState {
             latest: Some(path.clone()),
-            all,
+            all: gone.iter().chain(&kept).cloned().collect(),
         };
         state.write(at.folder())?;
-        for old in gone {
-            remove(&Location::of(&old)?)?;
+        if !gone.is_empty() {
+            for old in gone {
+                remove(&Location::of(&old)?)?;
+            }
+            state.all = kept;
+            state.write(at.folder())?;
         }
         Ok(path)
     }

@@ -195,6 +195,28 @@ fn old_checkpoints_are_deleted_and_the_state_says_what_is_there() {
 }
 
 #[test]
+fn what_a_crash_kept_from_being_deleted_is_deleted_later() {
+    let dir = Dir::new();
+    let (g, _) = model();
+    let options = |max_to_keep| SaverOptions {
+        max_to_keep,
+        ..SaverOptions::default()
+    };
+    let s = started(&g);
+    // As it is when a saver of two dies after it has named its fourth checkpoint and before it deletes two.
+    let saver = Saver::new(&g, options(4)).unwrap();
+    for step in 0..4 {
+        saver.save(&s, &dir.path("m"), Some(step)).unwrap();
+    }
+    let next = Saver::new(&g, options(2)).unwrap();
+    next.recover(dir.here()).unwrap();
+    next.save(&s, &dir.path("m"), Some(4)).unwrap();
+    assert_eq!(dir.manifests(), ["m-3", "m-4"]);
+    let state = CheckpointState::read(dir.here()).unwrap().unwrap();
+    assert_eq!(state.all, [dir.path("m-3"), dir.path("m-4")]);
+}
+
+#[test]
 fn one_checkpoint_for_every_so_many_hours_stays() {
     let dir = Dir::new();
     let (g, _) = model();
