@@ -9,7 +9,8 @@
 //! - `fire`: running nodes depth first on one thread
 //! - `wait`: nodes that wait outside of any worker
 //! - `flow`: the same for plans with control flow
-//! - `run`: driving a step: on the caller alone, with the device's workers, or asynchronously
+//! - `run`: driving a step on its caller, alone or with the device's workers
+//! - `launch`: steps that nobody drives
 //!
 //! **Failure.** The first error (or panic) of a node fails the step, names the node, cancels what waits and stops
 //! firing. A step with an error is discarded, never reused.
@@ -17,11 +18,13 @@
 mod any;
 mod fire;
 mod flow;
+mod launch;
 mod plan;
 mod run;
 mod step;
 mod wait;
 
+pub use launch::{Launched, Pace, StepFuture};
 pub use plan::{InputSpec, NodeInfo, NodeSpec, Plan, PlanClass, PlanSpec, Role, Source};
-pub use run::{Executor, RunOptions, StepFuture};
+pub use run::{Executor, PartOf, RunOptions};
 pub use step::{NodeTrace, Trace};

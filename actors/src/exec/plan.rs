@@ -93,6 +93,10 @@ pub enum Role {
     LoopCond,
     /// Fires when all inputs have arrived, and is never dead.
     ControlTrigger,
+    /// Sends its input to another device; a dead one is sent as such, so that the other side learns of it.
+    Send,
+    /// Gives what was sent for the iteration that it is in; is dead if that was.
+    Recv,
 }
 
 /// A node of a plan to be.

@@ -5,11 +5,8 @@
 //! hand-over. Otherwise the caller is one of the step's threads and helps until the step is over. An asynchronous
 //! run starts on a worker.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use actorflow_core::Tensor;
@@ -17,16 +14,16 @@ use actorflow_core::cancel::CancelToken;
 use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::{Device, StepContext};
 use actorflow_core::parallel::Parallel;
+use actorflow_core::rendezvous::Rendezvous;
 use actorflow_core::resource::ResourceManager;
 use parking_lot::Mutex;
 
 use super::any::AnyRunner;
 use super::plan::Plan;
 use super::step::{Arrived, RUNNING, Scratch, Step, Trace, WAITING};
-use super::wait::Spot;
 use crate::control::ArbiterHost;
-use crate::control::steps::{Registration, StepRegistry};
-use crate::pool::{Task, WorkerCx, WorkerPool};
+use crate::control::steps::StepRegistry;
+use crate::pool::WorkerPool;
 use crate::turn::TurnMailbox;
 
 /// How one run is to be done.
@@ -38,19 +35,31 @@ pub struct RunOptions<'a> {
     pub cancel: Option<&'a CancelToken>,
     /// Receives what the run did, node by node.
     pub trace: Option<&'a mut Trace>,
+    /// The step that this is a part of, if several devices or tasks run it together.
+    pub part: Option<PartOf>,
+}
+
+/// A step that several devices or tasks run together. Who began it watches over its progress: a part that waits for
+/// others is not stalled.
+#[derive(Clone)]
+pub struct PartOf {
+    /// The number of the step, the same in every part.
+    pub step_id: u64,
+    /// Where the parts' tensors meet.
+    pub rendezvous: Arc<dyn Rendezvous>,
 }
 
 /// Runs plans on one device, over the resources of one session.
 pub struct Executor {
-    pool: Arc<WorkerPool>,
+    pub(super) pool: Arc<WorkerPool>,
     device: Arc<dyn Device>,
     resources: Arc<ResourceManager>,
     /// Runs that are in progress.
-    active: AtomicUsize,
+    pub(super) active: AtomicUsize,
     /// Of these, those whose callers have found nothing to do for a while.
     blocked: AtomicUsize,
     /// The deadlines of asynchronous runs, which no caller watches.
-    deadlines: StepRegistry,
+    pub(super) deadlines: StepRegistry,
     /// A run that makes no progress for this long, while nothing else runs that could wake it, fails.
     stall: Duration,
 }
@@ -109,7 +118,7 @@ impl Executor {
         &self.resources
     }
 
-    fn step(&self, plan: &Arc<Plan>) -> Arc<Step> {
+    pub(super) fn step(&self, plan: &Arc<Plan>) -> Arc<Step> {
         let kept = plan.free.lock().pop();
         match kept {
             Some(s) if Arc::ptr_eq(&s.cx.resources, &self.resources) => s,
@@ -140,6 +149,7 @@ impl Executor {
         }
         if let Some(s) = Arc::get_mut(&mut step) {
             s.cx.step_resources.clear_all();
+            s.cx.rendezvous = None;
             if !s.reset(plan) {
                 return;
             }
@@ -199,8 +209,14 @@ impl Executor {
         outcome
     }
 
-    fn prepare(&self, s: &mut Step, plan: &Plan, solo: bool, options: &RunOptions<'_>) {
-        s.cx.step_id = NEXT_STEP.fetch_add(1, Relaxed);
+    pub(super) fn prepare(&self, s: &mut Step, plan: &Plan, solo: bool, options: &RunOptions<'_>) {
+        match &options.part {
+            Some(p) => {
+                s.cx.step_id = p.step_id;
+                s.cx.rendezvous = Some(p.rendezvous.clone());
+            }
+            None => s.cx.step_id = NEXT_STEP.fetch_add(1, Relaxed),
+        }
         s.solo = solo;
         s.measure = plan.measure_this_run();
         s.deadline = options.deadline;
@@ -281,104 +297,6 @@ impl Executor {
             }
         }
     }
-
-    /// Has the control actor fail an asynchronous run when its deadline passes, and name what it waits for then.
-    fn watch(&self, plan: &Arc<Plan>, step: &Arc<Step>, deadline: Option<Instant>) -> Result<Option<Registration>> {
-        if deadline.is_none() {
-            return Ok(None);
-        }
-        let (of, in_plan) = (Arc::downgrade(step), plan.clone());
-        let abort = Arc::new(move |_| {
-            if let Some(step) = of.upgrade() {
-                step.fail(past_deadline(&in_plan, &step));
-            }
-        });
-        self.deadlines
-            .register("asynchronous run", deadline, abort)
-            .map(Some)
-            .map_err(|e| Error::internal(format!("the deadline of a run cannot be watched: {e}")))
-    }
-
-    /// Starts a run on the device's workers and returns at once.
-    ///
-    /// Dropping the future cancels the run.
-    pub fn run_async(
-        self: &Arc<Self>,
-        plan: &Arc<Plan>,
-        feeds: Vec<Tensor>,
-        deadline: Option<Instant>,
-        cancel: Option<&CancelToken>,
-    ) -> StepFuture {
-        let shared = Arc::new(Mutex::new(Outcome {
-            result: None,
-            waker: None,
-        }));
-        let start = || -> Result<Arc<Step>> {
-            check_feeds(plan, feeds.len())?;
-            if let Some(c) = cancel {
-                c.check()?;
-            }
-            let mut step = self.step(plan);
-            {
-                let s = Arc::get_mut(&mut step).ok_or_else(|| Error::internal("a pooled step is in use"))?;
-                self.prepare(
-                    s,
-                    plan,
-                    false,
-                    &RunOptions {
-                        deadline,
-                        ..RunOptions::default()
-                    },
-                );
-                s.outstanding.store(RUNNING, Relaxed);
-            }
-            Ok(step)
-        };
-        let watched = start().and_then(|step| Ok((self.watch(plan, &step, deadline)?, step)));
-        let (watch, step) = match watched {
-            Ok(both) => both,
-            Err(e) => {
-                shared.lock().result = Some(Err(e));
-                return StepFuture {
-                    outcome: shared,
-                    step: None,
-                    _cancel: None,
-                    _deadline: None,
-                };
-            }
-        };
-        let registered = cancel.map(|c| {
-            let step = step.clone();
-            c.on_cancel(move |why| step.fail(why.clone()))
-        });
-        let to = shared.clone();
-        let exec = self.clone();
-        exec.active.fetch_add(1, Relaxed);
-        *step.on_finish.lock() = Some(Box::new(move |result| {
-            exec.active.fetch_sub(1, Relaxed);
-            let waker = {
-                let mut o = to.lock();
-                o.result = Some(result);
-                o.waker.take()
-            };
-            if let Some(w) = waker {
-                w.wake();
-            }
-        }));
-        self.pool.spawn(Box::new(Job {
-            exec: self.clone(),
-            plan: plan.clone(),
-            step: step.clone(),
-            what: What::Start(feeds),
-            done: false,
-        }));
-        StepFuture {
-            outcome: shared,
-            step: Some(step),
-            _cancel: registered,
-            _deadline: watch,
-        }
-    }
 }
 
 /// A run that waits: since when, and whether the executor counts it as blocked.
@@ -417,7 +335,8 @@ impl<'a> Idle<'a> {
         let waits = || step.waiting_for(plan);
         if step.deadline.is_some_and(|d| now >= d) {
             step.fail(past_deadline(plan, step));
-        } else if self.since.is_some_and(|s| now >= s + self.exec.stall)
+        } else if step.cx.rendezvous.is_none()
+            && self.since.is_some_and(|s| now >= s + self.exec.stall)
             && self.exec.blocked.load(Relaxed) >= self.exec.active.load(Relaxed)
         {
             step.fail(Error::deadline(format!(
@@ -437,7 +356,7 @@ impl Drop for Idle<'_> {
 }
 
 /// The error of a run whose deadline has passed, with what it waits for.
-fn past_deadline(plan: &Plan, step: &Step) -> Error {
+pub(super) fn past_deadline(plan: &Plan, step: &Step) -> Error {
     let waits = step.waiting_for(plan);
     let what = if waits.is_empty() {
         String::new()
@@ -447,7 +366,7 @@ fn past_deadline(plan: &Plan, step: &Step) -> Error {
     Error::deadline(format!("the run did not finish before its deadline{what}"))
 }
 
-fn check_feeds(plan: &Plan, given: usize) -> Result<()> {
+pub(super) fn check_feeds(plan: &Plan, given: usize) -> Result<()> {
     if given != plan.num_feeds() {
         return Err(Error::invalid(format!(
             "the run needs {} feeds, got {given}",
@@ -464,7 +383,7 @@ fn is_over(step: &Step) -> bool {
 }
 
 /// One activity less; the last one ends the step.
-fn end_activity(plan: &Arc<Plan>, step: &Arc<Step>) {
+pub(super) fn end_activity(plan: &Arc<Plan>, step: &Arc<Step>) {
     let before = step.outstanding.fetch_sub(RUNNING, AcqRel);
     let left = before - RUNNING;
     if left == 0 || (left & (WAITING - 1) == 0 && step.failed.load(Acquire)) {
@@ -476,122 +395,5 @@ fn end_activity(plan: &Arc<Plan>, step: &Arc<Step>) {
             f(step.outcome(plan));
         }
         step.event.set();
-    }
-}
-
-enum What {
-    Start(Vec<Tensor>),
-    Fire(Spot),
-    Resume(Arrived),
-    Nothing,
-}
-
-/// Part of a step, for a worker.
-pub(super) struct Job {
-    exec: Arc<Executor>,
-    plan: Arc<Plan>,
-    step: Arc<Step>,
-    what: What,
-    done: bool,
-}
-
-impl Job {
-    pub(super) fn fire(exec: &Arc<Executor>, plan: &Arc<Plan>, step: &Arc<Step>, spot: Spot) -> Job {
-        Job {
-            exec: exec.clone(),
-            plan: plan.clone(),
-            step: step.clone(),
-            what: What::Fire(spot),
-            done: false,
-        }
-    }
-
-    pub(super) fn resume(exec: &Arc<Executor>, plan: &Arc<Plan>, step: &Arc<Step>, arrived: Arrived) -> Job {
-        Job {
-            exec: exec.clone(),
-            plan: plan.clone(),
-            step: step.clone(),
-            what: What::Resume(arrived),
-            done: false,
-        }
-    }
-}
-
-impl Task for Job {
-    fn run(mut self: Box<Self>, _: &WorkerCx<'_>) {
-        let what = std::mem::replace(&mut self.what, What::Nothing);
-        {
-            let mut scratch = Scratch::default();
-            let mut runner = AnyRunner::<false>::new(&self.exec, &self.plan, &self.step, &mut scratch);
-            match what {
-                What::Start(feeds) => runner.start(feeds.into_iter()),
-                What::Fire(spot) => runner.fire(spot),
-                What::Resume(arrived) => runner.resume(arrived),
-                What::Nothing => {}
-            }
-        }
-        self.done = true;
-        end_activity(&self.plan, &self.step);
-    }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        // The pool went away before the job ran.
-        if let What::Resume(Arrived::Granted(_, held)) = &mut self.what {
-            held.release_all();
-        }
-        self.step
-            .fail(Error::cancelled("the session was closed while the run was in progress"));
-        end_activity(&self.plan, &self.step);
-    }
-}
-
-struct Outcome {
-    result: Option<Result<Vec<Tensor>>>,
-    waker: Option<Waker>,
-}
-
-/// A run in progress; a plain future that needs no particular runtime. Dropping it cancels the run.
-#[must_use = "dropping the future cancels the run"]
-pub struct StepFuture {
-    outcome: Arc<Mutex<Outcome>>,
-    step: Option<Arc<Step>>,
-    _cancel: Option<actorflow_core::cancel::CancelGuard>,
-    _deadline: Option<Registration>,
-}
-
-impl Future for StepFuture {
-    type Output = Result<Vec<Tensor>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let taken = {
-            let mut o = self.outcome.lock();
-            let r = o.result.take();
-            if r.is_none() {
-                o.waker = Some(cx.waker().clone());
-            }
-            r
-        };
-        match taken {
-            Some(r) => {
-                self.step = None;
-                Poll::Ready(r)
-            }
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for StepFuture {
-    fn drop(&mut self) {
-        if let Some(step) = self.step.take()
-            && self.outcome.lock().result.is_none()
-        {
-            step.fail(Error::cancelled("the future of the run was dropped"));
-        }
     }
 }

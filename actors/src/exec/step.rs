@@ -48,6 +48,8 @@ pub(super) enum Arrived {
     Read(Spot, u16, Result<Tensor>),
     /// A suspended node has its outputs.
     Outputs(Spot, Result<Vec<Tensor>>),
+    /// A suspended node is dead.
+    Dead(Spot),
 }
 
 /// Work areas of a thread that fires nodes.

@@ -15,7 +15,8 @@ use actorflow_core::resource::Variable;
 
 use super::flow::Iter;
 use super::plan::{CLAIMS, DEREF, Plan, PlanNode};
-use super::run::{Executor, Job};
+use super::launch::Job;
+use super::run::Executor;
 use super::step::{Arrived, NodeTrace, RUNNING, Step, WAITING};
 
 /// A node, and in a plan with control flow the iteration in which it runs.
@@ -233,6 +234,10 @@ impl Resume for Suspended {
     fn resume(self: Box<Self>, outputs: Result<Vec<Tensor>>) {
         let arrived = Arrived::Outputs(self.spot, outputs);
         come_back(&self.exec, &self.plan, &self.step, self.spot, arrived);
+    }
+
+    fn resume_dead(self: Box<Self>) {
+        come_back(&self.exec, &self.plan, &self.step, self.spot, Arrived::Dead(self.spot));
     }
 
     fn step_id(&self) -> u64 {

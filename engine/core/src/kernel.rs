@@ -9,7 +9,7 @@ use crate::cancel::CancelToken;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::parallel::Parallel;
-use crate::rendezvous::Rendezvous;
+use crate::rendezvous::{NO_ITERATION, Rendezvous};
 use crate::resource::{Resource, ResourceManager, Variable};
 use crate::shape::Shape;
 use crate::tensor::{Pool, Tensor};
@@ -137,6 +137,11 @@ pub trait Resume: Send {
     /// Delivers the outputs (one for each of the node's) or the error. Called at most once.
     fn resume(self: Box<Self>, outputs: Result<Vec<Tensor>>);
 
+    /// Completes the node as a dead one: what it waited for is on a branch that was not taken.
+    fn resume_dead(self: Box<Self>) {
+        self.resume(Err(Error::internal("a dead value arrived where there is no control flow")));
+    }
+
     /// The step that waits.
     fn step_id(&self) -> u64;
 
@@ -163,6 +168,13 @@ impl Continuation {
     pub fn finish(mut self, outputs: Result<Vec<Tensor>>) {
         if let Some(r) = self.0.take() {
             r.resume(outputs);
+        }
+    }
+
+    /// Finishes the node as a dead one.
+    pub fn finish_dead(mut self) {
+        if let Some(r) = self.0.take() {
+            r.resume_dead();
         }
     }
 
@@ -195,6 +207,7 @@ pub struct OpContext<'a> {
     held: &'a Claims,
     suspend: Option<&'a dyn Suspend>,
     suspended: bool,
+    tag: u64,
 }
 
 impl<'a> OpContext<'a> {
@@ -214,7 +227,20 @@ impl<'a> OpContext<'a> {
             held,
             suspend,
             suspended: false,
+            tag: NO_ITERATION,
         }
+    }
+
+    /// The same context, in the loop iteration with this tag.
+    pub fn in_iteration(mut self, tag: u64) -> Self {
+        self.tag = tag;
+        self
+    }
+
+    /// The tag of the loop iteration in which the node runs ([`iteration_tag`](crate::rendezvous::iteration_tag)).
+    /// Known to nodes that send and receive only.
+    pub fn iteration(&self) -> u64 {
+        self.tag
     }
 
     /// The number of inputs.

@@ -10,7 +10,7 @@ use actorflow_core::error::Error;
 use actorflow_core::kernel::{OpContext, Suspend};
 
 use super::super::plan::{CLAIMS, DEREF, EXPENSIVE_NS, MEASURED, NO_NODE, SUSPENDS, UNUSED_OUTPUTS};
-use super::super::run::Job;
+use super::super::launch::Job;
 use super::super::step::{Arrived, RUNNING, Scratch};
 use super::super::wait::{Host, Ready, Spot};
 use super::layout::{Flow, FlowEdge, FlowNode, INDEXED, Kind, LAST, TO_MERGE};
@@ -186,7 +186,14 @@ impl<'a, const SOLO: bool> FlowRunner<'a, SOLO> {
         // SAFETY: the node belongs to the frame of this iteration.
         let dead = unsafe { iter.word(node.word) }.is_dead();
         if dead && node.kind != Kind::ControlTrigger {
-            return self.fire_dead(spot, node, at);
+            if node.kind != Kind::Send {
+                return self.fire_dead(spot, node, at);
+            }
+            // The other side is told by an empty input.
+            // SAFETY: all inputs of this node have arrived, so nobody else touches its slots.
+            unsafe { iter.inputs(node.first_slot, node.slots) }
+                .iter_mut()
+                .for_each(|i| *i = None);
         }
         if node.flags & DEREF != 0 && !claimed && node.kind != Kind::Ordinary && !self.prepare(spot, node, iter) {
             return;
@@ -195,7 +202,7 @@ impl<'a, const SOLO: bool> FlowRunner<'a, SOLO> {
         let inputs = unsafe { iter.inputs(node.first_slot, node.slots) };
         let outputs = &mut self.scratch.outputs;
         match node.kind {
-            Kind::Ordinary | Kind::SwitchN => return self.compute(spot, node, at, claimed),
+            Kind::Ordinary | Kind::SwitchN | Kind::Send | Kind::Recv => return self.compute(spot, node, at, claimed),
             Kind::Switch => {
                 let side = match inputs[1].as_ref().map(Tensor::to_scalar::<bool>) {
                     Some(Ok(side)) => side,
@@ -262,6 +269,9 @@ impl<'a, const SOLO: bool> FlowRunner<'a, SOLO> {
         };
         let outputs = &mut self.scratch.outputs[..node.outputs as usize];
         let mut cx = OpContext::new(inputs, outputs, &self.host.step.cx, &self.scratch.claims, suspend);
+        if matches!(node.kind, Kind::Send | Kind::Recv) {
+            cx = cx.in_iteration(iter.tag(self.flow));
+        }
         let result = planned.kernel.compute(&mut cx);
         let suspended = cx.is_suspended();
         if node.flags & CLAIMS != 0 {
@@ -278,7 +288,8 @@ impl<'a, const SOLO: bool> FlowRunner<'a, SOLO> {
         }
         match result {
             Ok(()) if !suspended => {
-                let ready = self.spread(spot.node, node, at, false, Way::Plain);
+                let dead = node.kind == Kind::Recv && self.scratch.outputs[0].is_none();
+                let ready = self.spread(spot.node, node, at, dead, Way::Plain);
                 self.account(at, ready);
             }
             Ok(()) => {}
@@ -534,6 +545,12 @@ impl<'a, const SOLO: bool> FlowRunner<'a, SOLO> {
                 }
                 Err(e) => self.host.fail(spot, e),
             },
+            Arrived::Dead(spot) => {
+                let node = &self.flow.nodes[spot.node as usize];
+                let at = self.iter(spot);
+                let ready = self.spread(spot.node, node, at, true, Way::Plain);
+                self.account(at, ready);
+            }
             Arrived::Outputs(spot, outputs) => {
                 let node = &self.flow.nodes[spot.node as usize];
                 match outputs {

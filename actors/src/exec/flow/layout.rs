@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::Cost;
+use actorflow_core::rendezvous::frame_hash;
 use parking_lot::Mutex;
 
 use super::super::plan::{
@@ -29,6 +30,8 @@ pub(super) enum Kind {
     NextIteration,
     Pass,
     ControlTrigger,
+    Send,
+    Recv,
 }
 
 /// What sending to and firing a node needs; kernel and cost are in the plan's node of the same number.
@@ -80,6 +83,8 @@ pub(super) struct FlowControl {
 /// A frame as it is before it runs.
 pub(super) struct StaticFrame {
     pub(super) name: String,
+    /// The hash of the name, for the tags of its iterations.
+    pub(super) hash: u64,
     /// Which of its parent's loops it is.
     pub(super) child: usize,
     /// The number of loops directly inside.
@@ -124,6 +129,8 @@ fn kind(role: &Role) -> Kind {
         Role::NextIteration => Kind::NextIteration,
         Role::LoopCond => Kind::Pass,
         Role::ControlTrigger => Kind::ControlTrigger,
+        Role::Send => Kind::Send,
+        Role::Recv => Kind::Recv,
     }
 }
 
@@ -134,6 +141,8 @@ fn check_arity(node: &NodeSpec) -> Result<()> {
         Role::Ordinary | Role::SwitchN | Role::ControlTrigger => true,
         Role::Switch => inputs == 2 && outputs == 2,
         Role::Merge => inputs >= 1 && (1..=2).contains(&outputs),
+        Role::Send => inputs == 1 && outputs == 0,
+        Role::Recv => inputs == 0 && outputs == 1,
         Role::Enter { .. } | Role::Exit | Role::NextIteration | Role::LoopCond => inputs == 1 && outputs == 1,
     };
     let small = inputs <= usize::from(u16::MAX) && outputs <= usize::from(u16::MAX);
@@ -224,6 +233,7 @@ pub(in crate::exec) fn compile(spec: PlanSpec, order: &[usize]) -> Result<Plan> 
         .iter()
         .map(|f| StaticFrame {
             name: f.name.clone(),
+            hash: frame_hash(&f.name),
             child: f.child,
             children: f.children,
             enters: f.enters,
@@ -382,7 +392,7 @@ impl Parts {
             .map(|(i, _)| if merge { 0 } else { i })
             .collect();
         deref.dedup();
-        let runs = matches!(node.role, Role::Ordinary | Role::SwitchN);
+        let runs = matches!(node.role, Role::Ordinary | Role::SwitchN | Role::Send | Role::Recv);
         let mut flags = 0;
         let mut flag = |on: bool, f: u16| flags |= if on { f } else { 0 };
         flag(used < node.outputs, UNUSED_OUTPUTS);

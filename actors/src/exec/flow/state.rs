@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::*
 
 use actorflow_core::Tensor;
 use actorflow_core::error::Error;
+use actorflow_core::rendezvous::{NO_ITERATION, iteration_tag};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::layout::{Flow, StaticFrame};
@@ -100,6 +101,20 @@ impl Iter {
     #[inline(always)]
     pub(super) fn number(&self) -> u64 {
         self.number.load(Relaxed)
+    }
+
+    /// The tag by which other devices know the iteration.
+    pub(in crate::exec) fn tag(&self, flow: &Flow) -> u64 {
+        let frame = self.frame();
+        match frame.outer() {
+            None => NO_ITERATION,
+            // SAFETY: iterations live as long as the step, and a frame's outer one is in progress while it is.
+            Some(outer) => iteration_tag(
+                unsafe { outer.as_ref() }.tag(flow),
+                flow.frames[frame.stat as usize].hash,
+                self.number(),
+            ),
+        }
     }
 
     /// Adds to an error which iteration it comes from.
