@@ -21,6 +21,7 @@ pub mod flow;
 pub mod graphdef;
 pub mod nn;
 pub mod npy;
+mod partition;
 pub mod passes;
 pub mod queue;
 pub mod rnn;

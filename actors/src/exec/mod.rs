@@ -26,5 +26,5 @@ mod wait;
 
 pub use launch::{Launched, Pace, StepFuture};
 pub use plan::{InputSpec, NodeInfo, NodeSpec, Plan, PlanClass, PlanSpec, Role, Source};
-pub use run::{Executor, PartOf, RunOptions};
+pub use run::{Executor, PartOf, PartWatch, RunOptions};
 pub use step::{NodeTrace, Trace};

@@ -6,7 +6,7 @@
 //! run starts on a worker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use std::time::{Duration, Instant};
 
 use actorflow_core::Tensor;
@@ -47,6 +47,27 @@ pub struct PartOf {
     pub step_id: u64,
     /// Where the parts' tensors meet.
     pub rendezvous: Arc<dyn Rendezvous>,
+    /// Tells others whether the part waits; kept up to date by blocking runs.
+    pub watch: Arc<PartWatch>,
+}
+
+/// What others see of a part that runs on its caller's thread.
+#[derive(Debug, Default)]
+pub struct PartWatch {
+    waiting: AtomicBool,
+    waits_for: Mutex<String>,
+}
+
+impl PartWatch {
+    /// Whether everything that is left of it waits.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.load(Relaxed)
+    }
+
+    /// The nodes that wait, for messages; known after a few seconds of waiting.
+    pub fn waits_for(&self) -> String {
+        self.waits_for.lock().clone()
+    }
 }
 
 /// Runs plans on one device, over the resources of one session.
@@ -190,10 +211,11 @@ impl Executor {
             None => None,
         };
         let _spin = (self.pool.threads() > 1 && (parallel || plan.is_heavy())).then(|| self.pool.step_guard());
+        let watch = options.part.map(|p| p.watch);
         if solo {
-            self.drive_solo(plan, &step, feeds)
+            self.drive_solo(plan, &step, feeds, watch)
         } else {
-            self.drive_shared(plan, &step, feeds)
+            self.drive_shared(plan, &step, feeds, watch)
         }
         let outcome = step.outcome(plan);
         if let Some(out) = options.trace
@@ -226,7 +248,13 @@ impl Executor {
         }
     }
 
-    fn drive_solo(self: &Arc<Self>, plan: &Arc<Plan>, step: &Arc<Step>, feeds: impl Iterator<Item = Tensor>) {
+    fn drive_solo(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        step: &Arc<Step>,
+        feeds: impl Iterator<Item = Tensor>,
+        watch: Option<Arc<PartWatch>>,
+    ) {
         // A seat keeps the device from being oversubscribed by heavy plans; cheap ones are over before it matters.
         let enter = || if plan.is_heavy() { self.pool.enter() } else { None };
         let mut seat = enter();
@@ -237,7 +265,7 @@ impl Executor {
         if !plan.may_wait {
             return;
         }
-        let mut idle = Idle::new(self);
+        let mut idle = Idle::new(self, watch);
         while step.outstanding.load(Acquire) >= WAITING && !step.has_failed() {
             while let Some(arrived) = step.inbox.pop() {
                 idle.ended();
@@ -267,7 +295,13 @@ impl Executor {
         }
     }
 
-    fn drive_shared(self: &Arc<Self>, plan: &Arc<Plan>, step: &Arc<Step>, feeds: impl Iterator<Item = Tensor>) {
+    fn drive_shared(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        step: &Arc<Step>,
+        feeds: impl Iterator<Item = Tensor>,
+        watch: Option<Arc<PartWatch>>,
+    ) {
         let seat = self.pool.enter();
         step.outstanding.store(RUNNING, Relaxed);
         {
@@ -276,7 +310,7 @@ impl Executor {
         }
         end_activity(plan, step);
         drop(seat);
-        let mut idle = Idle::new(self);
+        let mut idle = Idle::new(self, watch);
         while !is_over(step) {
             let runs = step.outstanding.load(Acquire) & (WAITING - 1) != 0;
             if runs {
@@ -302,24 +336,37 @@ impl Executor {
 /// A run that waits: since when, and whether the executor counts it as blocked.
 struct Idle<'a> {
     exec: &'a Executor,
+    watch: Option<Arc<PartWatch>>,
     since: Option<Instant>,
 }
 
 impl<'a> Idle<'a> {
-    fn new(exec: &'a Executor) -> Self {
-        Idle { exec, since: None }
+    fn new(exec: &'a Executor, watch: Option<Arc<PartWatch>>) -> Self {
+        Idle {
+            exec,
+            watch,
+            since: None,
+        }
+    }
+
+    fn tell(&self, waiting: bool) {
+        if let Some(w) = &self.watch {
+            w.waiting.store(waiting, Relaxed);
+        }
     }
 
     fn begun(&mut self) {
         if self.since.is_none() {
             self.since = Some(Instant::now());
             self.exec.blocked.fetch_add(1, Relaxed);
+            self.tell(true);
         }
     }
 
     fn ended(&mut self) {
         if self.since.take().is_some() {
             self.exec.blocked.fetch_sub(1, Relaxed);
+            self.tell(false);
         }
     }
 
@@ -333,6 +380,9 @@ impl<'a> Idle<'a> {
     fn check(&self, plan: &Plan, step: &Step) {
         let now = Instant::now();
         let waits = || step.waiting_for(plan);
+        if let Some(w) = &self.watch {
+            *w.waits_for.lock() = waits();
+        }
         if step.deadline.is_some_and(|d| now >= d) {
             step.fail(past_deadline(plan, step));
         } else if step.cx.rendezvous.is_none()

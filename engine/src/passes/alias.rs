@@ -43,31 +43,54 @@ struct Alias {
     variable: usize,
 }
 
+/// Who writes which variable through references, and who uses what.
+pub(crate) struct Writers {
+    of: HashMap<usize, Vec<usize>>,
+    users: Vec<Vec<usize>>,
+}
+
+impl Writers {
+    /// The writers of a graph as it is now.
+    pub(crate) fn of(ir: &Ir) -> Writers {
+        let mut of: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (i, n) in ir.nodes.iter().enumerate() {
+            let Some(n) = n else { continue };
+            for (s, want_ref) in n.inputs.iter().zip(&n.input_refs) {
+                if *want_ref
+                    && !FORWARDS.contains(&n.def.name())
+                    && let Some(v) = variable(ir, *s)
+                {
+                    of.entry(v).or_default().push(i);
+                }
+            }
+        }
+        let mut users: Vec<Vec<usize>> = Vec::new();
+        if !of.is_empty() {
+            users.resize(ir.nodes.len(), Vec::new());
+            for (i, n) in ir.nodes.iter().enumerate() {
+                for d in n.iter().flat_map(IrNode::dependencies) {
+                    users[d].push(i);
+                }
+            }
+        }
+        Writers { of, users }
+    }
+
+    /// Whether node `i` runs after a node that writes to the variable of this reference.
+    pub(crate) fn come_before(&self, ir: &Ir, reference: Source, i: usize) -> bool {
+        let writers = variable(ir, reference).and_then(|v| self.of.get(&v));
+        writers.is_some_and(|w| downstream(&self.users, w).get(i).copied().unwrap_or(false))
+    }
+}
+
 /// Makes nodes that run after an assignment read what was assigned.
 ///
 /// # Errors
 /// If `Identity` is not linked in.
 pub(super) fn run(ir: &mut Ir) -> Result<()> {
-    let mut writers: HashMap<usize, Vec<usize>> = HashMap::new();
-    for (i, n) in ir.nodes.iter().enumerate() {
-        let Some(n) = n else { continue };
-        for (s, want_ref) in n.inputs.iter().zip(&n.input_refs) {
-            if *want_ref
-                && !FORWARDS.contains(&n.def.name())
-                && let Some(v) = variable(ir, *s)
-            {
-                writers.entry(v).or_default().push(i);
-            }
-        }
-    }
+    let Writers { of: writers, users } = Writers::of(ir);
     if writers.is_empty() {
         return Ok(());
-    }
-    let mut users: Vec<Vec<usize>> = vec![Vec::new(); ir.nodes.len()];
-    for (i, n) in ir.nodes.iter().enumerate() {
-        for d in n.iter().flat_map(IrNode::dependencies) {
-            users[d].push(i);
-        }
     }
     let aliases = aliases(ir, &users);
     let mut later: HashMap<usize, Vec<bool>> = HashMap::new();

@@ -42,6 +42,8 @@ pub struct IrNode {
     pub location: Option<&'static Location<'static>>,
     /// The nodes that a pass has fused into this one.
     pub parts: Arc<[NodeInfo]>,
+    /// The number of its device, in the list that the run was placed with; 0 where there is one device only.
+    pub device: usize,
     /// The run asks for this very node to finish.
     pub target: bool,
     /// It is a target, or another node waits for it: it must not go away. [`Ir::sweep`] keeps this up to date.
@@ -102,6 +104,7 @@ impl IrNode {
             output_shapes: (0..n.num_outputs()).map(|i| n.output_shape(i).clone()).collect(),
             location: n.location(),
             parts: Arc::default(),
+            device: 0,
             target: false,
             pinned: false,
         }
@@ -147,6 +150,8 @@ impl IrNode {
             "NextIteration" | "RefNextIteration" => Role::NextIteration,
             "LoopCond" => Role::LoopCond,
             "ControlTrigger" => Role::ControlTrigger,
+            "_Send" | "_HostSend" if self.attrs.bool("may_be_dead")? => Role::Send,
+            "_Recv" | "_HostRecv" if self.attrs.bool("may_be_dead")? => Role::Recv,
             _ => Role::Ordinary,
         })
     }
@@ -210,6 +215,20 @@ impl Ir {
     /// # Errors
     /// `NOT_FOUND` for ids that the graph does not have.
     pub fn reduce(graph: &Graph, feeds: &[OutputRef], fetches: &[OutputRef], targets: &[NodeId]) -> Result<Ir> {
+        Ir::reduce_placed(graph, feeds, fetches, targets, |_| 0)
+    }
+
+    /// [`reduce`](Self::reduce), for nodes that are on several devices.
+    ///
+    /// # Errors
+    /// As [`reduce`](Self::reduce).
+    pub fn reduce_placed(
+        graph: &Graph,
+        feeds: &[OutputRef],
+        fetches: &[OutputRef],
+        targets: &[NodeId],
+        device_of: impl Fn(NodeId) -> usize,
+    ) -> Result<Ir> {
         let nodes = graph.nodes();
         let fed: HashMap<OutputRef, usize> = feeds.iter().enumerate().map(|(k, f)| (*f, k)).collect();
         // What only waits for a placeholder waits for its feed, which is there from the start; any other fed node
@@ -260,6 +279,7 @@ impl Ir {
         for id in &found {
             let n = &nodes[id.index()];
             let mut node = IrNode::from_node(n);
+            node.device = device_of(*id);
             node.inputs = n.inputs().iter().map(source).collect();
             node.control = n.control_inputs().iter().filter(waits).map(|c| number[c]).collect();
             ir.nodes.push(Some(node));
@@ -359,7 +379,8 @@ impl Ir {
     /// The nodes with every node behind those it depends on. Loops are cut where they jump back; nodes of other
     /// cycles, which no plan accepts, are left out.
     pub fn order(&self) -> Vec<usize> {
-        let jumps_back = |i: usize| self.node(i).is_some_and(|n| n.def.name() == "NextIteration");
+        let jumps_back =
+            |i: usize| self.node(i).is_some_and(|n| matches!(n.def.name(), "NextIteration" | "RefNextIteration"));
         let mut users: Vec<Vec<usize>> = vec![Vec::new(); self.nodes.len()];
         let mut waiting = vec![0usize; self.nodes.len()];
         for (i, n) in self.nodes.iter().enumerate() {

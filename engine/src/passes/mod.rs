@@ -3,7 +3,7 @@
 //! Each can be switched off ([`Passes`]), and none changes results: the conformance suite runs with all of them
 //! on and off. They work on [`ir::Ir`], after everything was pruned that the run does not need.
 
-mod alias;
+pub(crate) mod alias;
 mod bypass;
 mod cse;
 mod fold;
@@ -104,6 +104,14 @@ const ROUNDS: usize = 4;
 /// If an operation that a pass needs is not linked in.
 pub fn run(ir: &mut ir::Ir, passes: Passes, resources: &Arc<ResourceManager>) -> Result<()> {
     alias::run(ir)?;
+    optimize(ir, passes, resources)
+}
+
+/// Runs the passes on the part of a graph that one device has, whose references are read when they should be.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn optimize(ir: &mut ir::Ir, passes: Passes, resources: &Arc<ResourceManager>) -> Result<()> {
     for _ in 0..ROUNDS {
         let mut changes = 0;
         if passes.constant_folding {

@@ -4,6 +4,7 @@
 //! most of them; the kernels here say what a primitive does with live inputs, for those who run a node alone.
 
 pub mod choice;
+pub mod exchange;
 pub mod frame;
 pub mod functional;
 pub mod optional;

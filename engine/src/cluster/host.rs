@@ -1,0 +1,483 @@
+//! What one process contributes to the steps of a cluster: its devices, its resources, and its share of each step.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use actorflow_actors::exec::{Executor, Launched, Pace, PartOf, Plan, RunOptions, Trace};
+use actorflow_core::cancel::CancelToken;
+use actorflow_core::error::{Error, Result};
+use actorflow_core::rendezvous::{Arrival, EdgeKey, Rendezvous};
+use actorflow_core::resource::ResourceManager;
+use actorflow_core::tensor::Tensor;
+use dashmap::DashMap;
+use parking_lot::{Condvar, Mutex};
+
+use super::table::{Routes, StepTable};
+
+/// What one device does in a plan.
+pub(crate) struct DevicePlan {
+    /// Which of the host's devices.
+    pub(crate) device: usize,
+    pub(crate) plan: Arc<Plan>,
+    /// Which of the share's feeds it takes, in order.
+    pub(crate) feeds: Vec<usize>,
+    /// Which of the share's fetches it gives, in order.
+    pub(crate) fetches: Vec<usize>,
+}
+
+/// What one process does in a plan.
+pub(crate) struct SharePlan {
+    pub(crate) devices: Vec<DevicePlan>,
+    pub(crate) routes: Routes,
+    /// How many tensors it is fed.
+    pub(crate) feeds: usize,
+    /// How many tensors it gives.
+    pub(crate) fetches: usize,
+    /// What crosses on each edge, for messages.
+    pub(crate) edge_names: Arc<[String]>,
+}
+
+/// How a share of a step is to be run.
+pub(crate) struct ShareOptions<'a> {
+    pub(crate) step: u64,
+    pub(crate) deadline: Option<Instant>,
+    /// Fails the share when it is cancelled; it is cancelled when a part of the share fails.
+    pub(crate) cancel: &'a CancelToken,
+    pub(crate) trace: Option<&'a mut Trace>,
+}
+
+/// What is known of a share that is in progress.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ShareStatus {
+    /// Everything that is left waits.
+    pub(crate) waiting: bool,
+    /// For what: nodes and edges.
+    pub(crate) waits_for: String,
+    /// How many other steps are in progress here.
+    pub(crate) others: usize,
+}
+
+/// A share in progress.
+struct Active {
+    share: Arc<SharePlan>,
+    launched: Mutex<Vec<Launched>>,
+    /// A part runs on its caller's thread, whose waiting the executor does not report.
+    cancel: CancelToken,
+    begun: Instant,
+}
+
+struct Entry {
+    table: Arc<StepTable>,
+    active: Option<Arc<Active>>,
+    born: Instant,
+}
+
+/// Steps that are over, so that what comes late for them is known to be late.
+#[derive(Default)]
+struct Ended {
+    order: VecDeque<u64>,
+    set: HashSet<u64>,
+}
+
+/// How many steps are remembered after their end.
+const REMEMBER: usize = 8192;
+/// What arrives for a step that does not begin for so long is dropped.
+const EARLY: Duration = Duration::from_secs(30);
+
+/// Counts of what was dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Dropped {
+    /// Values for steps that are over.
+    pub(crate) late: AtomicU64,
+    /// Values from tasks that the plan does not name.
+    pub(crate) foreign: AtomicU64,
+    /// Values for steps that never began.
+    pub(crate) orphaned: AtomicU64,
+}
+
+/// A process with devices.
+pub(crate) struct Host {
+    executors: Vec<Arc<Executor>>,
+    resources: Arc<ResourceManager>,
+    steps: DashMap<u64, Entry>,
+    ended: Mutex<Ended>,
+    pub(crate) dropped: Dropped,
+}
+
+/// The parts of a share that run at the same time, and what comes of them.
+struct Joint {
+    state: Mutex<JointState>,
+    over: Condvar,
+    cancel: CancelToken,
+}
+
+struct JointState {
+    left: usize,
+    error: Option<Error>,
+    fetched: Vec<Option<Tensor>>,
+    then: Option<Box<dyn FnOnce(Result<Vec<Tensor>>) + Send>>,
+}
+
+impl Joint {
+    fn new(
+        share: &SharePlan,
+        cancel: &CancelToken,
+        then: Option<Box<dyn FnOnce(Result<Vec<Tensor>>) + Send>>,
+    ) -> Arc<Joint> {
+        Arc::new(Joint {
+            state: Mutex::new(JointState {
+                left: share.devices.len(),
+                error: None,
+                fetched: vec![None; share.fetches],
+                then,
+            }),
+            over: Condvar::new(),
+            cancel: cancel.clone(),
+        })
+    }
+
+    /// One part is over.
+    fn done(&self, part: &DevicePlan, result: Result<Vec<Tensor>>) {
+        let (first, then) = {
+            let mut s = self.state.lock();
+            s.left = s.left.saturating_sub(1);
+            let mut first = None;
+            match result {
+                Ok(values) => {
+                    for (k, t) in part.fetches.iter().zip(values) {
+                        if let Some(slot) = s.fetched.get_mut(*k) {
+                            *slot = Some(t);
+                        }
+                    }
+                }
+                Err(e) => {
+                    // What follows from another error gives way to it.
+                    let better = s.error.as_ref().is_none_or(|old| old.is_derived() && !e.is_derived());
+                    if better {
+                        first = Some(e.clone());
+                        s.error = Some(e);
+                    }
+                }
+            }
+            let then = if s.left == 0 { s.then.take() } else { None };
+            (first, then)
+        };
+        if let Some(e) = first {
+            self.cancel.cancel(e);
+        }
+        if let Some(then) = then {
+            then(self.outcome());
+        }
+        self.over.notify_all();
+    }
+
+    fn outcome(&self) -> Result<Vec<Tensor>> {
+        let mut s = self.state.lock();
+        if let Some(e) = s.error.take() {
+            return Err(e);
+        }
+        s.fetched
+            .drain(..)
+            .map(|t| t.ok_or_else(|| Error::internal("a part of the step gave no value")))
+            .collect()
+    }
+
+    fn wait(&self) {
+        let mut s = self.state.lock();
+        while s.left > 0 {
+            self.over.wait(&mut s);
+        }
+    }
+}
+
+impl Host {
+    pub(crate) fn new(executors: Vec<Arc<Executor>>, resources: Arc<ResourceManager>) -> Arc<Host> {
+        Arc::new(Host {
+            executors,
+            resources,
+            steps: DashMap::new(),
+            ended: Mutex::default(),
+            dropped: Dropped::default(),
+        })
+    }
+
+    pub(crate) fn executors(&self) -> &[Arc<Executor>] {
+        &self.executors
+    }
+
+    pub(crate) fn resources(&self) -> &Arc<ResourceManager> {
+        &self.resources
+    }
+
+    fn has_ended(&self, step: u64) -> bool {
+        self.ended.lock().set.contains(&step)
+    }
+
+    fn begin(&self, share: &Arc<SharePlan>, options: &ShareOptions<'_>) -> Result<(Arc<StepTable>, Arc<Active>)> {
+        let step = options.step;
+        if share.devices.iter().any(|d| d.device >= self.executors.len()) {
+            return Err(Error::internal("the plan has a device that this task does not have"));
+        }
+        if self.has_ended(step) {
+            return Err(Error::cancelled(format!("step {step} was aborted before it began here")).derived());
+        }
+        let active = Arc::new(Active {
+            share: share.clone(),
+            launched: Mutex::default(),
+            cancel: options.cancel.clone(),
+            begun: Instant::now(),
+        });
+        let table = {
+            let mut entry = self.steps.entry(step).or_insert_with(|| Entry {
+                table: StepTable::new(step),
+                active: None,
+                born: Instant::now(),
+            });
+            if entry.active.is_some() {
+                return Err(Error::internal(format!("step {step} was begun twice")));
+            }
+            entry.active = Some(active.clone());
+            entry.table.clone()
+        };
+        table.open(&share.routes);
+        Ok((table, active))
+    }
+
+    fn end(&self, step: u64) {
+        {
+            let mut ended = self.ended.lock();
+            if ended.set.insert(step) {
+                ended.order.push_back(step);
+                if ended.order.len() > REMEMBER
+                    && let Some(old) = ended.order.pop_front()
+                {
+                    ended.set.remove(&old);
+                }
+            }
+        }
+        if let Some((_, entry)) = self.steps.remove(&step) {
+            entry.table.abort(Error::cancelled("the step is over").derived());
+        }
+    }
+
+    /// Runs a share on the calling thread as far as possible, and waits for it.
+    ///
+    /// # Errors
+    /// The first error of a node of the share, or why it was cancelled.
+    pub(crate) fn run_here(
+        &self,
+        share: &Arc<SharePlan>,
+        feeds: &[Tensor],
+        options: ShareOptions<'_>,
+    ) -> Result<Vec<Tensor>> {
+        let (table, active) = self.begin(share, &options)?;
+        let _over = Over { host: self, step: options.step };
+        let aborts = table.clone();
+        let _wake = options.cancel.on_cancel(move |why| aborts.abort(why.clone()));
+        let largest = (0..share.devices.len()).max_by_key(|i| share.devices[*i].plan.len());
+        let Some(mine) = largest else { return Ok(Vec::new()) };
+        let joint = Joint::new(share, options.cancel, None);
+        for (i, part) in share.devices.iter().enumerate() {
+            if i != mine {
+                self.launch(share, i, feeds, &options, &table, &joint, Pace::Spawn, &active);
+            } else if part.feeds.iter().any(|k| *k >= feeds.len()) {
+                return Err(Error::internal("the step was given too few feeds"));
+            }
+        }
+        let part = &share.devices[mine];
+        let given = part.feeds.iter().map(|k| feeds[*k].clone());
+        let run = RunOptions {
+            deadline: options.deadline,
+            cancel: Some(options.cancel),
+            trace: options.trace,
+            part: Some(PartOf {
+                step_id: options.step,
+                rendezvous: table.clone(),
+            }),
+        };
+        let result = self.executors[part.device].run(&part.plan, given, run);
+        if share.devices.len() == 1 {
+            return result.map(|values| in_order(part, values, share.fetches));
+        }
+        joint.done(part, result);
+        joint.wait();
+        joint.outcome()
+    }
+
+    /// Starts a share; `then` is told what comes of it, on any thread, exactly once.
+    pub(crate) fn run_apart(
+        self: &Arc<Self>,
+        share: &Arc<SharePlan>,
+        feeds: &[Tensor],
+        options: &ShareOptions<'_>,
+        pace: Pace,
+        then: Box<dyn FnOnce(Result<Vec<Tensor>>) + Send>,
+    ) {
+        let (table, active) = match self.begin(share, options) {
+            Ok(begun) => begun,
+            Err(e) => return then(Err(e)),
+        };
+        let aborts = table.clone();
+        let wake = options.cancel.on_cancel(move |why| aborts.abort(why.clone()));
+        let (host, step) = (self.clone(), options.step);
+        let finish: Box<dyn FnOnce(Result<Vec<Tensor>>) + Send> = Box::new(move |result| {
+            drop(wake);
+            host.end(step);
+            then(result);
+        });
+        if share.devices.is_empty() {
+            return finish(Ok(Vec::new()));
+        }
+        let joint = Joint::new(share, options.cancel, Some(finish));
+        for i in 0..share.devices.len() {
+            self.launch(share, i, feeds, options, &table, &joint, pace, &active);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn launch(
+        &self,
+        share: &Arc<SharePlan>,
+        i: usize,
+        feeds: &[Tensor],
+        options: &ShareOptions<'_>,
+        table: &Arc<StepTable>,
+        joint: &Arc<Joint>,
+        pace: Pace,
+        active: &Active,
+    ) {
+        let part = &share.devices[i];
+        let given: Option<Vec<Tensor>> = part.feeds.iter().map(|k| feeds.get(*k).cloned()).collect();
+        let Some(given) = given else {
+            return joint.done(part, Err(Error::internal("the step was given too few feeds")));
+        };
+        let run = RunOptions {
+            deadline: options.deadline,
+            cancel: Some(options.cancel),
+            trace: None,
+            part: Some(PartOf {
+                step_id: options.step,
+                rendezvous: table.clone(),
+            }),
+        };
+        let (of, to) = (share.clone(), joint.clone());
+        let done = move |result| to.done(&of.devices[i], result);
+        match self.executors[part.device].launch(&part.plan, given, run, pace, done) {
+            Ok(launched) => active.launched.lock().push(launched),
+            Err(e) => joint.done(part, Err(e)),
+        }
+    }
+
+    /// A value has come from another task.
+    pub(crate) fn arrived(&self, step: u64, key: EdgeKey, value: Arrival, from: &str) {
+        if self.has_ended(step) {
+            self.dropped.late.fetch_add(1, Relaxed);
+            return;
+        }
+        let (table, early) = {
+            let entry = self.steps.entry(step).or_insert_with(|| Entry {
+                table: StepTable::new(step),
+                active: None,
+                born: Instant::now(),
+            });
+            (entry.table.clone(), entry.active.is_none())
+        };
+        if !table.may_come_from(key.edge, from) {
+            self.dropped.foreign.fetch_add(1, Relaxed);
+            return;
+        }
+        if table.deliver(key, value).is_err() {
+            self.dropped.late.fetch_add(1, Relaxed);
+        }
+        if self.has_ended(step) {
+            // It ended meanwhile; the table may have been made anew.
+            self.steps.remove(&step);
+        } else if early {
+            self.drop_orphans();
+        }
+    }
+
+    /// Drops what arrived long ago for steps that have not begun.
+    fn drop_orphans(&self) {
+        let now = Instant::now();
+        self.steps.retain(|_, e| {
+            let keep = e.active.is_some() || now.saturating_duration_since(e.born) < EARLY;
+            if !keep {
+                self.dropped.orphaned.fetch_add(1, Relaxed);
+            }
+            keep
+        });
+    }
+
+    /// Ends a step here, whether it has begun or not.
+    pub(crate) fn abort(&self, step: u64, why: Error) {
+        let active = self.steps.get(&step).and_then(|e| e.active.clone());
+        match active {
+            Some(active) => {
+                active.cancel.cancel(why);
+            }
+            None => self.end(step),
+        }
+    }
+
+    /// How far a step is here; `None` if it is over or has not begun.
+    pub(crate) fn status(&self, step: u64) -> Option<ShareStatus> {
+        let (table, active) = {
+            let entry = self.steps.get(&step)?;
+            (entry.table.clone(), entry.active.clone()?)
+        };
+        let launched = active.launched.lock();
+        let mut waits: Vec<String> = launched
+            .iter()
+            .map(Launched::waiting_for)
+            .filter(|w| !w.is_empty())
+            .collect();
+        let edges = table.awaited(4);
+        waits.extend(
+            edges
+                .iter()
+                .filter_map(|e| active.share.edge_names.get(*e as usize))
+                .cloned(),
+        );
+        Some(ShareStatus {
+            waiting: launched.iter().all(Launched::is_waiting) && (!launched.is_empty() || !edges.is_empty()),
+            waits_for: waits.join("; "),
+            others: self.steps.len().saturating_sub(1),
+        })
+    }
+
+    /// The steps in progress here: their numbers, and since when.
+    pub(crate) fn active_steps(&self) -> Vec<(u64, Duration)> {
+        let mut steps: Vec<_> = self
+            .steps
+            .iter()
+            .filter_map(|e| Some((*e.key(), e.active.as_ref()?.begun.elapsed())))
+            .collect();
+        steps.sort_unstable();
+        steps
+    }
+}
+
+/// Ends a step when its run returns, however it does.
+struct Over<'a> {
+    host: &'a Host,
+    step: u64,
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.host.end(self.step);
+    }
+}
+
+/// The values of a share with one part in the share's order.
+fn in_order(part: &DevicePlan, values: Vec<Tensor>, fetches: usize) -> Vec<Tensor> {
+    if part.fetches.iter().enumerate().all(|(i, k)| i == *k) && values.len() == fetches {
+        return values;
+    }
+    let mut paired: Vec<(usize, Tensor)> = part.fetches.iter().copied().zip(values).collect();
+    paired.sort_by_key(|p| p.0);
+    paired.into_iter().map(|p| p.1).collect()
+}

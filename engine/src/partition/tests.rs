@@ -1,0 +1,1 @@
+//! Dividing, and running what was divided.
