@@ -1,10 +1,28 @@
-//! How a tensor crosses processes: the place of the protocol and of its QUIC endpoint.
+//! How a tensor crosses processes: frames, a protocol, and its endpoint over QUIC with mutual TLS.
 //!
-//! Two layers belong here. The protocol is a pure state machine: frames in, frames out, no sockets and no clock, so that
-//! it can be simulated and fuzzed. The endpoint carries its frames over QUIC with mutual TLS and is the only code that
-//! knows the QUIC library. There is no plaintext mode.
+//! Layers, each using only those above it:
 //!
-//! Depends on `actorflow-core` alone: graphs, kernels and actors are unknown here, and a frame's destination is an edge
-//! number that both sides agreed on. An engine that runs in one process needs none of it, and so far all do: this
-//! version of the crate has no items.
+//! - [`message`], [`limits`], [`counters`], [`header`]: what is sent, what a peer may use, what is counted
+//! - [`identity`]: certificates and subjects
+//! - [`frame`]: how messages and tensors are laid out in a stream
+//! - `proto`: one connection as a pure state machine, without sockets and without a clock
+//! - `sim`: many of these machines in one simulated network, for tests
+//! - [`quic`]: the endpoint; the only place that names the QUIC library
+//!
+//! Depends on `actorflow-core` alone: graphs, kernels and actors are unknown here, and a tensor's destination is an edge
+//! number that both sides agreed on. There is no plaintext mode.
 #![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod frame;
+pub mod header;
+pub mod identity;
+pub mod limits;
+pub mod message;
+pub mod quic;
+
+pub use counters::Counters;
+pub use identity::{Identity, Subject};
+pub use limits::{Limits, Timing};
+pub use message::{Message, Parcel};
+pub use quic::{Endpoint, EndpointOptions, Handler, Peer, PeerInfo, Reply};

@@ -219,6 +219,14 @@ constructors! {
     deadline => DeadlineExceeded;
     /// [`Code::DataLoss`].
     data_loss => DataLoss;
+    /// [`Code::Unavailable`].
+    unavailable => Unavailable;
+    /// [`Code::Unauthenticated`].
+    unauthenticated => Unauthenticated;
+    /// [`Code::PermissionDenied`].
+    permission_denied => PermissionDenied;
+    /// [`Code::Aborted`].
+    aborted => Aborted;
 }
 
 impl fmt::Display for Error {

@@ -1,0 +1,74 @@
+//! What a peer may use, and how long anything may take.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use crate::frame::MAX_HEADER;
+
+/// Bounds on what one connection may use. Each side enforces its own on what it receives and is told the other's in
+/// the first exchange, so that it can keep them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a message's own header; at most [`MAX_HEADER`].
+    pub header: usize,
+    /// Bytes of a message: header, blob and tensors together.
+    pub message: usize,
+    /// Bytes of one tensor.
+    pub tensor: usize,
+    /// Bytes of parcels and large messages that may be under way to this side at once. The last one admitted may
+    /// exceed it, so that a tensor larger than the window still passes.
+    pub in_flight_bytes: usize,
+    /// Parcels and large messages that may be under way to this side at once.
+    pub in_flight: usize,
+    /// Parcels and large messages that wait at the sender for room; beyond it a send is refused.
+    pub parked: usize,
+    /// Requests without an answer yet, in each direction.
+    pub pending_requests: usize,
+    /// Streams of large values that the peer may have open at once.
+    pub streams: usize,
+    /// Connections of an endpoint.
+    pub connections: usize,
+    /// Handshakes that an endpoint carries out at once for others.
+    pub handshakes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            header: MAX_HEADER,
+            message: 1 << 30,
+            tensor: 16 << 30,
+            in_flight_bytes: 256 << 20,
+            in_flight: 16 << 10,
+            parked: 1 << 20,
+            pending_requests: 16 << 10,
+            streams: 256,
+            connections: 1024,
+            handshakes: 64,
+        }
+    }
+}
+
+/// How long anything may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// After this long without a word, one is sent.
+    pub keep_alive: Duration,
+    /// After this long without hearing from the peer, it is lost.
+    pub idle: Duration,
+    /// From the first packet to the end of the exchange of hellos.
+    pub handshake: Duration,
+    /// A parcel that has waited this long for room at a peer that takes nothing fails.
+    pub stall: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            keep_alive: Duration::from_secs(1),
+            idle: Duration::from_secs(5),
+            handshake: Duration::from_secs(5),
+            stall: Duration::from_secs(10),
+        }
+    }
+}
