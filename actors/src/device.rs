@@ -28,6 +28,16 @@ impl CpuDevice {
         }
     }
 
+    /// A device whose workers are those of another device of the process: several devices of one processor share its
+    /// cores, so they share the threads, and each has memory of its own.
+    pub fn sharing(name: impl Into<String>, workers: &Arc<WorkerPool>, budget: usize) -> Self {
+        CpuDevice {
+            name: name.into(),
+            workers: workers.clone(),
+            memory: Pool::new(budget, usize::MAX),
+        }
+    }
+
     /// The workers.
     pub fn workers(&self) -> &Arc<WorkerPool> {
         &self.workers

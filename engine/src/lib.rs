@@ -17,11 +17,13 @@
 //!
 //! It may depend on `actorflow-core`, `-kernels`, `-actors` and `-transport`, which do not know it.
 
+pub mod cluster;
 pub mod flow;
 pub mod graphdef;
 pub mod nn;
 pub mod npy;
 mod partition;
+pub mod placement;
 pub mod passes;
 pub mod queue;
 pub mod rnn;

@@ -23,15 +23,40 @@ pub fn encode<T>(header: &T) -> Result<Bytes>
 where
     T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
 {
-    let bytes = rkyv::to_bytes::<rancor::Error>(header)
-        .map_err(|e| Error::invalid(format!("a message's header cannot be serialised: {e}")))?;
+    let bytes = encode_blob(header)?;
     if bytes.len() > MAX_HEADER {
         return Err(Error::invalid(format!(
             "a message's header of {} bytes exceeds the limit of {MAX_HEADER}; put bulk into its blob",
             bytes.len()
         )));
     }
+    Ok(bytes)
+}
+
+/// The bytes of a struct that travels as a message's blob, of any size that its receiver allows.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if it cannot be serialised.
+pub fn encode_blob<T>(value: &T) -> Result<Bytes>
+where
+    T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
+{
+    let bytes = rkyv::to_bytes::<rancor::Error>(value)
+        .map_err(|e| Error::invalid(format!("a message cannot be serialised: {e}")))?;
     Ok(Bytes::copy_from_slice(&bytes))
+}
+
+/// The struct that a message's blob is, after checking all of it.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if it is none of this type.
+pub fn decode_blob<T>(bytes: &[u8]) -> Result<T>
+where
+    T: Archive,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + Deserialize<T, HighDeserializer<rancor::Error>>,
+{
+    rkyv::from_bytes::<T, rancor::Error>(bytes)
+        .map_err(|e| Error::invalid(format!("{} bytes are no such message: {e}", bytes.len())))
 }
 
 /// The header that `bytes` are, after checking all of them.
@@ -49,8 +74,7 @@ where
             bytes.len()
         )));
     }
-    rkyv::from_bytes::<T, rancor::Error>(bytes)
-        .map_err(|e| Error::invalid(format!("{} bytes are no header of this message: {e}", bytes.len())))
+    decode_blob(bytes)
 }
 
 #[cfg(test)]

@@ -50,28 +50,14 @@ impl Executor {
         deadline: Option<Instant>,
         cancel: Option<&CancelToken>,
     ) -> StepFuture {
-        let shared = Arc::new(Mutex::new(Outcome {
-            result: None,
-            waker: None,
-        }));
-        let to = shared.clone();
+        let (shared, told) = Outcome::new();
         let options = RunOptions {
             deadline,
             cancel,
             ..RunOptions::default()
         };
-        let started = self.launch(plan, feeds, options, Pace::Spawn, move |result| {
-            let waker = {
-                let mut o = to.lock();
-                o.result = Some(result);
-                o.waker.take()
-            };
-            if let Some(w) = waker {
-                w.wake();
-            }
-        });
-        let run = match started {
-            Ok(run) => Some(run),
+        let run = match self.launch(plan, feeds, options, Pace::Spawn, told) {
+            Ok(run) => Some(Running::Step(run)),
             Err(e) => {
                 shared.lock().result = Some(Err(e));
                 None
@@ -255,11 +241,69 @@ struct Outcome {
     waker: Option<Waker>,
 }
 
+impl Outcome {
+    /// An outcome that is not known yet, and what makes it known and wakes whoever waits for it.
+    fn new() -> (Arc<Mutex<Outcome>>, impl FnOnce(Result<Vec<Tensor>>) + Send + 'static) {
+        let outcome = Arc::new(Mutex::new(Outcome {
+            result: None,
+            waker: None,
+        }));
+        let to = outcome.clone();
+        let told = move |result| {
+            let waker = {
+                let mut o = to.lock();
+                o.result = Some(result);
+                o.waker.take()
+            };
+            if let Some(w) = waker {
+                w.wake();
+            }
+        };
+        (outcome, told)
+    }
+}
+
 /// A run in progress; a plain future that needs no particular runtime. Dropping it cancels the run.
 #[must_use = "dropping the future cancels the run"]
 pub struct StepFuture {
     outcome: Arc<Mutex<Outcome>>,
-    run: Option<Launched>,
+    run: Option<Running>,
+}
+
+/// What a future can stop.
+enum Running {
+    Step(Launched),
+    Other(Stop),
+}
+
+impl Running {
+    fn abort(self, why: Error) {
+        match self {
+            Running::Step(run) => run.abort(why),
+            Running::Other(stop) => stop(why),
+        }
+    }
+}
+
+/// Ends a run that is not one of this executor's.
+pub type Stop = Box<dyn FnOnce(Error) + Send>;
+
+/// Told of the end of such a run, once.
+pub type Ended = Box<dyn FnOnce(Result<Vec<Tensor>>) + Send>;
+
+impl StepFuture {
+    /// The future of a run that `start` starts: it is given whom to tell of the end, and gives how to stop the run.
+    pub fn of(start: impl FnOnce(Ended) -> Result<Stop>) -> StepFuture {
+        let (outcome, told) = Outcome::new();
+        let run = match start(Box::new(told)) {
+            Ok(stop) => Some(Running::Other(stop)),
+            Err(e) => {
+                outcome.lock().result = Some(Err(e));
+                None
+            }
+        };
+        StepFuture { outcome, run }
+    }
 }
 
 impl Future for StepFuture {

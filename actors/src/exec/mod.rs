@@ -24,7 +24,7 @@ mod run;
 mod step;
 mod wait;
 
-pub use launch::{Launched, Pace, StepFuture};
+pub use launch::{Ended, Launched, Pace, StepFuture, Stop};
 pub use plan::{InputSpec, NodeInfo, NodeSpec, Plan, PlanClass, PlanSpec, Role, Source};
 pub use run::{Executor, PartOf, PartWatch, RunOptions};
 pub use step::{NodeTrace, Trace};

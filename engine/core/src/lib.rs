@@ -17,6 +17,7 @@
 pub mod actor;
 pub mod attr;
 pub mod cancel;
+pub mod device_name;
 pub mod dtype;
 pub mod error;
 pub mod gradient;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use actorflow_actors::exec::{Executor, Launched, Pace, PartOf, Plan, RunOptions, Trace};
+use actorflow_actors::exec::{Executor, Launched, Pace, PartOf, PartWatch, Plan, RunOptions, Trace};
 use actorflow_core::cancel::CancelToken;
 use actorflow_core::error::{Error, Result};
 use actorflow_core::rendezvous::{Arrival, EdgeKey, Rendezvous};
@@ -37,6 +37,8 @@ pub(crate) struct SharePlan {
     pub(crate) fetches: usize,
     /// What crosses on each edge, for messages.
     pub(crate) edge_names: Arc<[String]>,
+    /// The tasks that it exchanges tensors with.
+    pub(crate) peers: Vec<String>,
 }
 
 /// How a share of a step is to be run.
@@ -63,7 +65,8 @@ pub(crate) struct ShareStatus {
 struct Active {
     share: Arc<SharePlan>,
     launched: Mutex<Vec<Launched>>,
-    /// A part runs on its caller's thread, whose waiting the executor does not report.
+    /// The part that runs on its caller's thread, if one does.
+    caller: Option<Arc<PartWatch>>,
     cancel: CancelToken,
     begun: Instant,
 }
@@ -215,7 +218,12 @@ impl Host {
         self.ended.lock().set.contains(&step)
     }
 
-    fn begin(&self, share: &Arc<SharePlan>, options: &ShareOptions<'_>) -> Result<(Arc<StepTable>, Arc<Active>)> {
+    fn begin(
+        &self,
+        share: &Arc<SharePlan>,
+        options: &ShareOptions<'_>,
+        caller: Option<Arc<PartWatch>>,
+    ) -> Result<(Arc<StepTable>, Arc<Active>)> {
         let step = options.step;
         if share.devices.iter().any(|d| d.device >= self.executors.len()) {
             return Err(Error::internal("the plan has a device that this task does not have"));
@@ -226,6 +234,7 @@ impl Host {
         let active = Arc::new(Active {
             share: share.clone(),
             launched: Mutex::default(),
+            caller,
             cancel: options.cancel.clone(),
             begun: Instant::now(),
         });
@@ -272,7 +281,8 @@ impl Host {
         feeds: &[Tensor],
         options: ShareOptions<'_>,
     ) -> Result<Vec<Tensor>> {
-        let (table, active) = self.begin(share, &options)?;
+        let watch = Arc::<PartWatch>::default();
+        let (table, active) = self.begin(share, &options, Some(watch.clone()))?;
         let _over = Over { host: self, step: options.step };
         let aborts = table.clone();
         let _wake = options.cancel.on_cancel(move |why| aborts.abort(why.clone()));
@@ -295,6 +305,7 @@ impl Host {
             part: Some(PartOf {
                 step_id: options.step,
                 rendezvous: table.clone(),
+                watch,
             }),
         };
         let result = self.executors[part.device].run(&part.plan, given, run);
@@ -315,7 +326,7 @@ impl Host {
         pace: Pace,
         then: Box<dyn FnOnce(Result<Vec<Tensor>>) + Send>,
     ) {
-        let (table, active) = match self.begin(share, options) {
+        let (table, active) = match self.begin(share, options, None) {
             Ok(begun) => begun,
             Err(e) => return then(Err(e)),
         };
@@ -360,6 +371,7 @@ impl Host {
             part: Some(PartOf {
                 step_id: options.step,
                 rendezvous: table.clone(),
+                watch: Arc::default(),
             }),
         };
         let (of, to) = (share.clone(), joint.clone());
@@ -422,6 +434,20 @@ impl Host {
         }
     }
 
+    /// A task is gone: the steps that exchange tensors with it end.
+    pub(crate) fn lost_task(&self, task: &str, why: &Error) {
+        let affected: Vec<CancelToken> = self
+            .steps
+            .iter()
+            .filter_map(|e| e.active.clone())
+            .filter(|a| a.share.peers.iter().any(|p| p == task))
+            .map(|a| a.cancel.clone())
+            .collect();
+        for cancel in affected {
+            cancel.cancel(why.clone());
+        }
+    }
+
     /// How far a step is here; `None` if it is over or has not begun.
     pub(crate) fn status(&self, step: u64) -> Option<ShareStatus> {
         let (table, active) = {
@@ -434,6 +460,7 @@ impl Host {
             .map(Launched::waiting_for)
             .filter(|w| !w.is_empty())
             .collect();
+        waits.extend(active.caller.iter().map(|c| c.waits_for()).filter(|w| !w.is_empty()));
         let edges = table.awaited(4);
         waits.extend(
             edges
@@ -442,7 +469,8 @@ impl Host {
                 .cloned(),
         );
         Some(ShareStatus {
-            waiting: launched.iter().all(Launched::is_waiting) && (!launched.is_empty() || !edges.is_empty()),
+            waiting: launched.iter().all(Launched::is_waiting)
+                && active.caller.as_ref().is_none_or(|c| c.is_waiting()),
             waits_for: waits.join("; "),
             others: self.steps.len().saturating_sub(1),
         })

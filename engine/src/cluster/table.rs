@@ -8,13 +8,12 @@ use std::sync::{Arc, OnceLock};
 use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::Continuation;
 use actorflow_core::rendezvous::{Arrival, EdgeKey, Park, Rendezvous};
-use actorflow_core::tensor::Tensor;
 use parking_lot::Mutex;
 
 /// Whoever takes what leaves the process.
 pub(crate) trait Outlet: Send + Sync {
     /// Sends a value to the task that awaits it. As [`Rendezvous::send`].
-    fn send(&self, step: u64, key: EdgeKey, value: Arrival, park: Park<'_>) -> Result<()>;
+    fn send(self: Arc<Self>, step: u64, key: EdgeKey, value: Arrival, park: Park<'_>) -> Result<()>;
 }
 
 /// Where each edge of a plan leads, as one process sees it.
@@ -147,18 +146,6 @@ impl StepTable {
         edges.sort_unstable();
         edges
     }
-
-    /// The bytes that have arrived and that nobody has taken.
-    pub(crate) fn kept_bytes(&self) -> usize {
-        let s = self.state.lock();
-        s.slots
-            .values()
-            .map(|slot| match slot {
-                Slot::Arrived(Some(t)) => t.byte_size(),
-                _ => 0,
-            })
-            .sum()
-    }
 }
 
 impl Rendezvous for StepTable {
@@ -170,7 +157,7 @@ impl Rendezvous for StepTable {
                 if let Some(e) = &self.state.lock().aborted {
                     return Err(e.clone());
                 }
-                outlet.send(self.step, key, value, park)
+                outlet.clone().send(self.step, key, value, park)
             }
             Some(Route::From(_)) | None => Err(Error::internal(format!(
                 "edge {} of step {} leads nowhere from here",
@@ -219,11 +206,10 @@ impl Rendezvous for StepTable {
     }
 }
 
-/// What a step gave: the fetches of one task, in the order in which it was asked for them.
-pub(crate) type Fetched = Vec<Tensor>;
-
 #[cfg(test)]
 mod tests {
+    use actorflow_core::Tensor;
+
     use super::*;
 
     fn key(edge: u32) -> EdgeKey {
@@ -267,6 +253,5 @@ mod tests {
         t.abort(Error::cancelled("no more"));
         assert_eq!(t.deliver(key(0), None).unwrap_err().message(), "no more");
         assert_eq!(t.recv(key(0), &mut no_park).unwrap_err().message(), "no more");
-        assert_eq!(t.kept_bytes(), 0);
     }
 }

@@ -30,55 +30,55 @@ use crate::passes::ir::Ir;
 
 /// A device as far as dividing is concerned.
 #[derive(Debug, Clone)]
-pub struct Site {
+pub(crate) struct Site {
     /// The full name: `/job:ps/replica:0/task:0/device:CPU:0`.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// Which process it is in. Handles of resources cross devices of one process only.
-    pub process: usize,
+    pub(crate) process: usize,
 }
 
 /// How edges between devices are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct DivideOptions {
+pub(crate) struct DivideOptions {
     /// Single-precision tensors cross processes as bfloat16: half the bytes, 8 instead of 24 bits of mantissa
     /// (TensorFlow white paper, §5.5). Off unless asked for; a node's attribute `_lossy` (a bool) decides for its own
     /// outputs.
-    pub lossy: bool,
+    pub(crate) lossy: bool,
 }
 
 /// What one device does in a run.
-pub struct Part {
+pub(crate) struct Part {
     /// The device's number.
-    pub device: usize,
+    pub(crate) device: usize,
     /// The nodes. Its feeds and fetches are those of `feeds` and `fetches`, in order.
-    pub ir: Ir,
+    pub(crate) ir: Ir,
     /// Which of the run's feeds it needs.
-    pub feeds: Vec<usize>,
+    pub(crate) feeds: Vec<usize>,
     /// Which of the run's fetches it gives.
-    pub fetches: Vec<usize>,
+    pub(crate) fetches: Vec<usize>,
 }
 
 /// A tensor that crosses from one device to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Crossing {
+pub(crate) struct Crossing {
     /// The device that sends.
-    pub from: usize,
+    pub(crate) from: usize,
     /// The device that receives.
-    pub to: usize,
+    pub(crate) to: usize,
     /// What crosses: `node:output`, or `^node` for a control edge.
-    pub tensor: String,
+    pub(crate) tensor: String,
     /// The element type on the way.
-    pub dtype: DType,
+    pub(crate) dtype: DType,
 }
 
 /// A run, divided.
-pub struct Divided {
+pub(crate) struct Divided {
     /// One for each device that has anything to do.
-    pub parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
     /// What crosses; the number of an edge is its index here.
-    pub crossings: Vec<Crossing>,
+    pub(crate) crossings: Vec<Crossing>,
     /// Fetches that are fed: (which fetch, which feed).
-    pub passed: Vec<(usize, usize)>,
+    pub(crate) passed: Vec<(usize, usize)>,
 }
 
 /// Divides a run among the devices that its nodes are placed on.
@@ -86,7 +86,7 @@ pub struct Divided {
 /// # Errors
 /// `INVALID_ARGUMENT` naming both nodes of an edge that cannot cross: a reference, a handle that leaves its process;
 /// or the loop that has no condition but is on several devices.
-pub fn divide(mut ir: Ir, sites: &[Site], options: DivideOptions) -> Result<Divided> {
+pub(crate) fn divide(mut ir: Ir, sites: &[Site], options: DivideOptions) -> Result<Divided> {
     if let Some(n) = ir.nodes.iter().flatten().find(|n| n.device >= sites.len()) {
         return Err(n.blame(Error::internal("the node is on a device that is not there")));
     }

@@ -87,7 +87,7 @@ impl Writers {
 ///
 /// # Errors
 /// If `Identity` is not linked in.
-pub(super) fn run(ir: &mut Ir) -> Result<()> {
+pub(crate) fn run(ir: &mut Ir) -> Result<()> {
     let Writers { of: writers, users } = Writers::of(ir);
     if writers.is_empty() {
         return Ok(());

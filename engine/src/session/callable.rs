@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use actorflow_actors::exec::{Plan, RunOptions, StepFuture};
+use actorflow_actors::exec::StepFuture;
 use actorflow_core::error::{Error, Result};
 use actorflow_core::{DType, Operation, Output, PartialShape, Tensor};
 
+use super::backend::{How, Prepared};
 use super::{Session, check_feed};
 
 struct Feed {
@@ -19,7 +20,7 @@ struct Feed {
 #[derive(Clone)]
 pub struct Callable {
     session: Session,
-    plan: Arc<Plan>,
+    plan: Prepared,
     feeds: Arc<[Feed]>,
 }
 
@@ -68,7 +69,7 @@ impl Callable {
     /// As [`Session::run`].
     #[inline]
     pub fn call(&self, feeds: &[Tensor]) -> Result<Vec<Tensor>> {
-        self.call_with(feeds, RunOptions::default())
+        self.call_with(feeds, How::default())
     }
 
     /// [`call`](Self::call), failing with `DEADLINE_EXCEEDED` at a given time.
@@ -78,17 +79,17 @@ impl Callable {
     pub fn call_until(&self, feeds: &[Tensor], deadline: Instant) -> Result<Vec<Tensor>> {
         self.call_with(
             feeds,
-            RunOptions {
+            How {
                 deadline: Some(deadline),
-                ..RunOptions::default()
+                ..How::default()
             },
         )
     }
 
     #[inline]
-    fn call_with(&self, feeds: &[Tensor], options: RunOptions<'_>) -> Result<Vec<Tensor>> {
+    fn call_with(&self, feeds: &[Tensor], how: How<'_>) -> Result<Vec<Tensor>> {
         self.check(feeds)?;
-        self.session.executor().run(&self.plan, feeds.iter().cloned(), options)
+        self.session.backend().run(&self.plan, feeds.iter().cloned(), how)
     }
 
     /// Starts the run on the session's workers; dropping the future cancels it.
@@ -97,22 +98,24 @@ impl Callable {
     /// Errors of the feeds come at once, errors of the run from the future.
     pub fn call_async(&self, feeds: Vec<Tensor>) -> Result<StepFuture> {
         self.check(&feeds)?;
-        Ok(self.session.executor().run_async(&self.plan, feeds, None, None))
+        Ok(self.session.backend().run_async(&self.plan, feeds, None, None))
     }
 
-    /// The number of nodes that a call runs, after all passes.
+    /// The number of nodes that a call runs, after all passes; over several devices, before the passes of each.
     pub fn num_nodes(&self) -> usize {
-        self.plan.len()
+        self.plan.num_nodes()
     }
 
-    /// The nodes that a call runs, after all passes: their names and operations. A node that a pass made has the
-    /// name of the one that it replaced.
+    /// The nodes that a call runs in this process, after all passes: their names and operations. A node that a pass
+    /// made has the name of the one that it replaced.
     pub fn nodes(&self) -> Vec<(Arc<str>, &'static str)> {
-        self.plan.nodes().iter().map(|n| (n.name.clone(), n.op)).collect()
+        let plans = self.plan.plans_here();
+        let nodes = plans.iter().flat_map(|p| p.nodes());
+        nodes.map(|n| (n.name.clone(), n.op)).collect()
     }
 
-    /// What each node costs, in nanoseconds, as far as it was measured.
+    /// What each node of this process costs, in nanoseconds, as far as it was measured.
     pub fn costs(&self) -> Vec<(Arc<str>, u32)> {
-        self.plan.costs()
+        self.plan.plans_here().iter().flat_map(|p| p.costs()).collect()
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Dropping the last handle of a session drops its variables.
 
+mod backend;
 mod callable;
 mod options;
 mod runner;
@@ -18,10 +19,6 @@ pub use runner::Runner;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use actorflow_actors::device::CpuDevice;
-use actorflow_actors::exec::{Executor, Plan};
-use actorflow_actors::pool::PoolOptions;
-use actorflow_actors::turn::TurnMailbox;
 use actorflow_core::error::{Error, Result};
 use actorflow_core::graph::{NodeId, OutputRef};
 use actorflow_core::kernel::Device;
@@ -29,7 +26,8 @@ use actorflow_core::resource::{ResourceManager, Variable};
 use actorflow_core::{Graph, Operation, Output, Tensor};
 use parking_lot::Mutex;
 
-use crate::passes::{self, ir::Ir};
+use crate::cluster::{ConnectOptions, Server};
+use backend::{Backend, Prepared};
 
 /// What a plan is made for.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -42,14 +40,14 @@ struct Key {
 
 #[derive(Default)]
 struct Cache {
-    plans: HashMap<Key, (Arc<Plan>, u64)>,
+    plans: HashMap<Key, (Prepared, u64)>,
     clock: u64,
 }
 
 struct Inner {
     graph: Graph,
     options: SessionOptions,
-    executor: Arc<Executor>,
+    backend: Backend,
     cache: Mutex<Cache>,
 }
 
@@ -71,29 +69,39 @@ impl Session {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with_options(graph: &Graph, options: SessionOptions) -> Result<Session> {
-        actorflow_kernels::link();
-        actorflow_core::op::registry().check()?;
-        let workers = PoolOptions {
-            pin: options.pin,
-            ..PoolOptions::new(options.threads)
-        };
-        let device: Arc<CpuDevice> = Arc::new(CpuDevice::new(
-            "/job:localhost/replica:0/task:0/device:CPU:0",
-            workers,
-            options.memory_budget,
-        ));
-        let executor = Executor::new(
-            device.workers().clone(),
-            device,
-            ResourceManager::new(TurnMailbox::factory()),
-            options.stall_timeout,
-        );
-        Ok(Session(Arc::new(Inner {
+        let backend = Backend::local(&options)?;
+        Ok(Session::over(graph, options, backend))
+    }
+
+    /// A session in a task of a cluster, over the devices of all its tasks. Variables live in the task that has them,
+    /// and outlive the session. Nodes without constraints are placed on this task's first device. Threads, memory and
+    /// devices of `options` are those of the server, whatever they say.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); `INVALID_ARGUMENT` for a device filter that is none.
+    pub fn on(graph: &Graph, server: &Server, options: SessionOptions) -> Result<Session> {
+        let backend = Backend::in_task(server, &options)?;
+        Ok(Session::over(graph, options, backend))
+    }
+
+    /// A session over the devices of a cluster, from outside: `target` is the address of any of its tasks
+    /// ([`Server::target`]), on whose first device nodes without constraints are placed.
+    ///
+    /// # Errors
+    /// As [`on`](Self::on); `UNAVAILABLE` if no task answers at the target, `UNAUTHENTICATED` if it is another
+    /// cluster's.
+    pub fn connect(graph: &Graph, target: &str, client: &ConnectOptions, options: SessionOptions) -> Result<Session> {
+        let backend = Backend::outside(target, client, &options)?;
+        Ok(Session::over(graph, options, backend))
+    }
+
+    fn over(graph: &Graph, options: SessionOptions, backend: Backend) -> Session {
+        Session(Arc::new(Inner {
             graph: graph.clone(),
             options,
-            executor,
+            backend,
             cache: Mutex::default(),
-        })))
+        }))
     }
 
     /// The graph.
@@ -106,14 +114,29 @@ impl Session {
         &self.0.options
     }
 
-    /// The session's resources: variables, queues and the like.
+    /// The resources of the session's process: variables, queues and the like. A session in a task of a cluster shares
+    /// them with the task; one from outside has none.
     pub fn resources(&self) -> &Arc<ResourceManager> {
-        self.0.executor.resources()
+        self.0.backend.resources()
     }
 
-    /// The device that computes.
+    /// The first device of the session's process.
     pub fn device(&self) -> &Arc<dyn Device> {
-        self.0.executor.device()
+        self.0.backend.device()
+    }
+
+    /// The devices that the session may use, by their full names.
+    pub fn devices(&self) -> Vec<String> {
+        self.0.backend.devices()
+    }
+
+    /// The full name of the device that a node is placed on.
+    ///
+    /// # Errors
+    /// As [`placement::place`](crate::placement::place).
+    pub fn device_of(&self, op: &Operation) -> Result<String> {
+        self.check_owner(op.graph(), &op.name())?;
+        self.0.backend.device_of(&self.0.graph, op.id())
     }
 
     /// Computes `fetches` with some tensors given: `session.run(&[(&x, batch)], &[&loss])?`.
@@ -159,11 +182,18 @@ impl Session {
         Callable::new(self, feeds, fetches, targets)
     }
 
-    /// The present value of a variable, by the name of its node (or shared name), in the default container.
+    /// The present value of a variable, by the name of its node (or shared name), in the default container. A variable of
+    /// another task is read by a run, if a node of the graph reads it.
     ///
     /// # Errors
     /// `NOT_FOUND` if no run has created it; `FAILED_PRECONDITION` if it is not initialised.
     pub fn variable(&self, name: &str) -> Result<Tensor> {
+        if self.resources().get("", name).is_err()
+            && let Some(reader) = self.remote_reader(name)?
+        {
+            let mut values = self.run(&[], &[&reader])?;
+            return values.pop().ok_or_else(|| Error::internal("a fetch gave no value"));
+        }
         let v = self.resources().get("", name)?.get::<Variable>()?;
         let value = match v.actor().try_with(|s| s.value.clone()) {
             Ok(value) => value,
@@ -188,8 +218,33 @@ impl Session {
             .map_err(|_| Error::deadline(format!("variable {} stayed busy", v.name())))?
     }
 
-    pub(crate) fn executor(&self) -> &Arc<Executor> {
-        &self.0.executor
+    /// What reads a variable of another task: its node, if that gives references, or a node that reads it.
+    fn remote_reader(&self, name: &str) -> Result<Option<Output>> {
+        if !self.0.backend.is_distributed() {
+            return Ok(None);
+        }
+        let Ok(op) = self.0.graph.operation(name) else {
+            return Ok(None);
+        };
+        if op.node().output_is_ref(0) {
+            return op.output(0).map(Some);
+        }
+        let handle = OutputRef {
+            node: op.id(),
+            index: 0,
+        };
+        let nodes = self.0.graph.nodes();
+        let reads = |n: &&Arc<actorflow_core::graph::Node>| {
+            n.op_name() == "ReadVariableOp" && n.inputs().first() == Some(&handle) && n.control_inputs().is_empty()
+        };
+        match nodes.iter().find(reads) {
+            Some(n) => self.0.graph.operation(n.name())?.output(0).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn backend(&self) -> &Backend {
+        &self.0.backend
     }
 
     fn check_owner(&self, graph: &Graph, what: &str) -> Result<()> {
@@ -200,7 +255,7 @@ impl Session {
     }
 
     /// The plan of these feeds, fetches and targets, from the cache or compiled now.
-    pub(crate) fn plan(&self, feeds: &[&Output], fetches: &[&Output], targets: &[&Operation]) -> Result<Arc<Plan>> {
+    pub(crate) fn plan(&self, feeds: &[&Output], fetches: &[&Output], targets: &[&Operation]) -> Result<Prepared> {
         if fetches.is_empty() && targets.is_empty() {
             return Err(Error::invalid("a run needs at least one fetch or target"));
         }
@@ -228,9 +283,8 @@ impl Session {
                 return Ok(plan.clone());
             }
         }
-        let mut ir = Ir::reduce(&self.0.graph, &key.feeds, &key.fetches, &key.targets)?;
-        passes::run(&mut ir, self.0.options.passes, self.resources())?;
-        let plan = Plan::new(ir.into_spec(self.resources())?)?;
+        let graph = &self.0.graph;
+        let plan = self.0.backend.plan(graph, &key.feeds, &key.fetches, &key.targets, self.0.options.passes)?;
         let mut cache = self.0.cache.lock();
         if cache.plans.len() >= self.0.options.plan_cache.max(1) {
             let oldest = cache

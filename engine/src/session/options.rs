@@ -1,8 +1,10 @@
 //! How a session is set up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::passes::Passes;
+use crate::placement::{CostModel, Free};
 
 /// How a [`Session`](super::Session) is set up.
 #[derive(Debug, Clone)]
@@ -21,6 +23,19 @@ pub struct SessionOptions {
     /// A run that waits for so long, while no other run of the session is active that could wake it, fails and
     /// says what it waits for.
     pub stall_timeout: Duration,
+    /// How many CPU devices the process has: `/device:CPU:0`, `/device:CPU:1` and so on. They share the threads; each has
+    /// the memory budget to itself.
+    pub devices: usize,
+    /// Whether nodes whose constraints no device meets go to the nearest that there is, instead of failing.
+    pub soft_placement: bool,
+    /// Where nodes go that no constraint binds.
+    pub free_nodes: Free,
+    /// What nodes cost, for [`Free::CostModel`]; estimates from shapes alone if there is none.
+    pub costs: Option<Arc<CostModel>>,
+    /// Send single-precision tensors between processes as bfloat16: half the bytes, and 8 of 24 bits of the mantissa.
+    pub lossy_edges: bool,
+    /// Of a cluster's tasks, those that the session uses: `/job:ps`, `/job:worker/task:0`. All, if there are none.
+    pub device_filters: Vec<String>,
 }
 
 impl SessionOptions {
@@ -34,6 +49,12 @@ impl SessionOptions {
             passes: Passes::ALL,
             plan_cache: 64,
             stall_timeout: Duration::from_secs(10),
+            devices: 1,
+            soft_placement: false,
+            free_nodes: Free::Default,
+            costs: None,
+            lossy_edges: false,
+            device_filters: Vec::new(),
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use actorflow_actors::exec::{RunOptions, StepFuture, Trace};
+use actorflow_actors::exec::{StepFuture, Trace};
 use actorflow_core::cancel::CancelToken;
 use actorflow_core::error::Result;
 use actorflow_core::{Operation, Output, Tensor};
 
+use super::backend::{How, Prepared};
 use super::{Session, check_feed};
 
 /// One run in the making; made by [`Session::runner`].
@@ -67,7 +68,7 @@ impl<'a> Runner<'a> {
         self
     }
 
-    fn prepared(&self) -> Result<std::sync::Arc<actorflow_actors::exec::Plan>> {
+    fn prepared(&self) -> Result<Prepared> {
         let feeds: Vec<&Output> = self.feeds.iter().map(|(o, _)| o).collect();
         let fetches: Vec<&Output> = self.fetches.iter().collect();
         let targets: Vec<&Operation> = self.targets.iter().collect();
@@ -84,13 +85,13 @@ impl<'a> Runner<'a> {
     /// As [`Session::run`]; `DEADLINE_EXCEEDED` and `CANCELLED` as asked for.
     pub fn run(self) -> Result<Vec<Tensor>> {
         let plan = self.prepared()?;
-        let options = RunOptions {
+        let options = How {
             deadline: self.deadline,
             cancel: self.cancel.as_ref(),
             trace: None,
         };
         self.session
-            .executor()
+            .backend()
             .run(&plan, self.feeds.into_iter().map(|(_, t)| t), options)
     }
 
@@ -101,14 +102,14 @@ impl<'a> Runner<'a> {
     pub fn run_traced(self) -> Result<(Vec<Tensor>, Trace)> {
         let plan = self.prepared()?;
         let mut trace = Trace::default();
-        let options = RunOptions {
+        let options = How {
             deadline: self.deadline,
             cancel: self.cancel.as_ref(),
             trace: Some(&mut trace),
         };
         let out = self
             .session
-            .executor()
+            .backend()
             .run(&plan, self.feeds.into_iter().map(|(_, t)| t), options)?;
         Ok((out, trace))
     }
@@ -123,7 +124,7 @@ impl<'a> Runner<'a> {
         let feeds = self.feeds.into_iter().map(|(_, t)| t).collect();
         Ok(self
             .session
-            .executor()
+            .backend()
             .run_async(&plan, feeds, self.deadline, self.cancel.as_ref()))
     }
 }

@@ -1,0 +1,49 @@
+//! Several devices and several processes as one system.
+//!
+//! A *cluster* is a set of tasks, each a process with a [`Server`]; a [`ClusterSpec`] says where they are. A
+//! [`Session`](crate::Session) made by [`Session::on`](crate::Session::on) in a task, or by
+//! [`Session::connect`](crate::Session::connect) elsewhere, runs a graph on all of them: nodes are placed by their
+//! device names, variables live in the task that has them and outlive sessions.
+//!
+//! - `spec`: which tasks there are
+//! - `messages`, `ship`: what they say to each other; parts of graphs as bytes
+//! - `table`, `host`: the rendezvous of a step in a process; a process's devices and its share of each step
+//! - `link`, `node`, `register`: the way to another task; what a task does for others
+//! - `run`, `watch`, `master`: a step as its coordinator sees it, who watches over steps, and the coordinator
+//! - `server`: a task
+//!
+//! The coordinator of a session lives in the process of the session. That saves a hop and a copy of everything that is
+//! fed and fetched, and a session's state cannot outlive those who use it.
+//!
+//! **Failure.** Peers are heard at least once a second. When one is lost, every step that it takes part in fails with
+//! `UNAVAILABLE` that names it; the session stays usable, and registers its plans again when the task is back. A
+//! step in which for ten seconds nothing happens but waiting fails and names what it waits for.
+//!
+//! **Who may do what.** Clients, chiefs and the tasks of some jobs may submit graphs. A tensor is taken from the task
+//! only that the plan says it comes from, for a step that is in progress.
+
+#![forbid(unsafe_code)]
+
+mod devices;
+mod host;
+mod link;
+mod master;
+mod messages;
+mod node;
+mod register;
+mod run;
+mod server;
+mod ship;
+mod spec;
+mod table;
+mod watch;
+
+pub use actorflow_transport::identity;
+pub use actorflow_transport::{Counters, Limits, Timing};
+pub use server::{ClusterInfo, ConnectOptions, DeviceStatus, Server, ServerOptions, ServerStatus, StepStatus, TaskStatus};
+pub use spec::{ClusterSpec, TF_CONFIG, TaskName};
+
+pub(crate) use devices::Devices;
+pub(crate) use host::Host;
+pub(crate) use master::{DistOptions, DistPlan, Master, MasterOptions};
+pub(crate) use server::{client_node, cpu_executors};

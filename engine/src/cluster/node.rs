@@ -1,0 +1,447 @@
+//! A process of a cluster on the wire: its endpoint, its ways to other tasks, and what it does for coordinators.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use actorflow_actors::exec::Pace;
+use actorflow_core::cancel::CancelToken;
+use actorflow_core::error::{Code, Error, Result};
+use actorflow_core::rendezvous::EdgeKey;
+use actorflow_transport::{Endpoint, EndpointOptions, Handler, Message, Parcel, Peer, Reply, Subject};
+use crossbeam::channel::{Sender, bounded};
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use super::host::{Host, ShareOptions, SharePlan};
+use super::link::Link;
+use super::messages::*;
+use super::register;
+use super::spec::{ClusterSpec, TaskName};
+
+/// Plans that one coordinator may have registered at a task.
+const PLANS: usize = 4096;
+
+/// What a task allows its peers.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    /// The jobs whose tasks may submit graphs, beside clients and chiefs.
+    pub(crate) submitters: Vec<String>,
+}
+
+impl Policy {
+    fn may_submit(&self, subject: &Subject) -> bool {
+        match subject {
+            Subject::Client { .. } | Subject::Chief { .. } => true,
+            Subject::Task { job, .. } => self.submitters.contains(job),
+        }
+    }
+}
+
+/// Whose a plan or a step is: a subject, and which run of it.
+type Owner = (Subject, u64);
+
+fn owner(peer: &Peer) -> Owner {
+    (peer.info().subject.clone(), peer.info().incarnation)
+}
+
+/// The task of a subject: `/job:ps/task:0`; others have no tensors to send.
+fn task_of(subject: &Subject) -> Option<String> {
+    match subject {
+        Subject::Task { job, index } => Some(format!("/job:{job}/task:{index}")),
+        _ => None,
+    }
+}
+
+struct Registration {
+    owner: Owner,
+    share: Arc<SharePlan>,
+}
+
+struct Run {
+    owner: Owner,
+    cancel: CancelToken,
+}
+
+/// Work that is too slow for the endpoint's threads.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A process of a cluster.
+pub(crate) struct Node {
+    endpoint: OnceLock<Arc<Endpoint>>,
+    links: Mutex<HashMap<TaskName, Arc<Link>>>,
+    /// What it computes with; a client has nothing.
+    pub(crate) host: Option<Arc<Host>>,
+    pub(crate) spec: ClusterSpec,
+    policy: Policy,
+    plans: DashMap<u64, Registration>,
+    runs: DashMap<u64, Run>,
+    next_plan: AtomicU64,
+    jobs: Sender<Job>,
+    patience: Duration,
+    started: Instant,
+}
+
+/// What the endpoint tells; it does not keep the node alive.
+struct Ears(Weak<Node>);
+
+impl Node {
+    /// Joins the network.
+    ///
+    /// # Errors
+    /// As [`Endpoint::bind`].
+    pub(crate) fn start(
+        options: EndpointOptions,
+        host: Option<Arc<Host>>,
+        spec: ClusterSpec,
+        policy: Policy,
+        patience: Duration,
+    ) -> Result<Arc<Node>> {
+        // One thread compiles what is registered, in order; it ends with the node.
+        let (jobs, todo) = bounded::<Job>(1024);
+        std::thread::Builder::new()
+            .name("actorflow-register".into())
+            .spawn(move || {
+                for job in todo {
+                    job();
+                }
+            })
+            .map_err(Error::from)?;
+        let node = Arc::new(Node {
+            endpoint: OnceLock::new(),
+            links: Mutex::default(),
+            host,
+            spec,
+            policy,
+            plans: DashMap::new(),
+            runs: DashMap::new(),
+            next_plan: AtomicU64::new(1),
+            jobs,
+            patience,
+            started: Instant::now(),
+        });
+        let endpoint = Endpoint::bind(options, Arc::new(Ears(Arc::downgrade(&node))))?;
+        node.endpoint.get_or_init(|| Arc::new(endpoint));
+        Ok(node)
+    }
+
+    /// The endpoint.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` before it is bound.
+    pub(crate) fn endpoint(&self) -> Result<&Arc<Endpoint>> {
+        self.endpoint
+            .get()
+            .ok_or_else(|| Error::unavailable("the task is still starting; try again"))
+    }
+
+    /// The way to a task, at the address that the cluster's description gives, or else at this one.
+    ///
+    /// # Errors
+    /// As [`endpoint`](Self::endpoint).
+    pub(crate) fn link(&self, task: &TaskName, addr: &str) -> Result<Arc<Link>> {
+        let endpoint = self.endpoint()?.clone();
+        let addr = self.spec.address(task).unwrap_or(addr).to_owned();
+        let mut links = self.links.lock();
+        let link = links.entry(task.clone());
+        let link = link.or_insert_with(|| Link::new(task.clone(), addr, endpoint, self.patience));
+        Ok(link.clone())
+    }
+
+    /// Leaves the network.
+    pub(crate) fn close(&self, grace: Duration) {
+        if let Some(e) = self.endpoint.get() {
+            e.close(grace);
+        }
+    }
+
+    fn describe(&self) -> Result<Message> {
+        let devices = self.host.iter().flat_map(|h| h.executors()).map(|e| {
+            let stats = e.device().pool().stats();
+            DeviceEntry {
+                name: e.device().name().to_owned(),
+                memory: stats.budget as u64,
+                used: stats.used as u64,
+                threads: u32::try_from(e.device().parallel().threads()).unwrap_or(u32::MAX),
+            }
+        });
+        let description = Description {
+            devices: devices.collect(),
+            tasks: self.spec.tasks().map(|(t, _)| t.to_string()).collect(),
+            addresses: self.spec.tasks().map(|(_, a)| a.to_owned()).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: self.started.elapsed().as_secs(),
+        };
+        with_header!(DESCRIBE, 0, &description)
+    }
+
+    fn host(&self) -> Result<&Arc<Host>> {
+        self.host
+            .as_ref()
+            .ok_or_else(|| Error::failed_precondition("this process is a client and computes nothing"))
+    }
+
+    /// Compiles a share on the thread for it, and answers.
+    fn register(self: &Arc<Self>, peer: &Peer, message: Message, reply: Reply) {
+        let (node, owner) = (self.clone(), owner(peer));
+        let mine = self.plans.iter().filter(|r| r.owner == owner).count();
+        if mine >= PLANS {
+            return reply.send(Err(Error::exhausted(format!(
+                "{} has {mine} plans here, the most that one coordinator may have; keep callables and feed them, \
+                 instead of building new graphs",
+                owner.0
+            ))));
+        }
+        let job: Job = Box::new(move || {
+            let links = node.clone();
+            let done = move |share: Result<Arc<SharePlan>>| {
+                let registered = share.and_then(|share| {
+                    let handle = node.next_plan.fetch_add(1, Relaxed);
+                    node.plans.insert(handle, Registration { owner, share });
+                    with_header!(REGISTER, 0, &Registered { handle })
+                });
+                reply.send(registered);
+            };
+            register::build(&links, &message.blob, Box::new(done));
+        });
+        if self.jobs.try_send(job).is_err() {
+            // The reply that went with it answers for itself.
+        }
+    }
+
+    fn run(self: &Arc<Self>, peer: &Peer, message: Message, reply: Reply) {
+        let begin = || -> Result<(Arc<SharePlan>, Option<Duration>)> {
+            let head = header_of!(message, RunShare)?;
+            let found = self.plans.get(&head.handle).filter(|r| r.owner == owner(peer));
+            let share = found.map(|r| r.share.clone()).ok_or_else(|| no_plan(head.handle))?;
+            if message.tensors.len() != share.feeds {
+                return Err(Error::invalid(format!(
+                    "the share takes {} tensors, got {}",
+                    share.feeds,
+                    message.tensors.len()
+                )));
+            }
+            let timeout = (head.timeout_us > 0).then(|| Duration::from_micros(head.timeout_us));
+            Ok((share, timeout))
+        };
+        let (share, timeout) = match begin() {
+            Ok(begun) => begun,
+            Err(e) => return reply.send(Err(e)),
+        };
+        let host = match self.host() {
+            Ok(host) => host,
+            Err(e) => return reply.send(Err(e)),
+        };
+        let (cancel, step) = (CancelToken::new(), message.step);
+        let run = Run {
+            owner: owner(peer),
+            cancel: cancel.clone(),
+        };
+        match self.runs.entry(step) {
+            dashmap::Entry::Occupied(_) => {
+                return reply.send(Err(Error::internal(format!("step {step} was begun twice"))));
+            }
+            dashmap::Entry::Vacant(v) => {
+                v.insert(run);
+            }
+        }
+        let options = ShareOptions {
+            step,
+            deadline: timeout.and_then(|t| Instant::now().checked_add(t)),
+            cancel: &cancel,
+            trace: None,
+        };
+        let node = self.clone();
+        let then = move |fetched: Result<Vec<actorflow_core::Tensor>>| {
+            node.runs.remove(&step);
+            reply.send(fetched.map(|tensors| Message {
+                step,
+                tensors,
+                ..Message::new(RUN)
+            }));
+        };
+        host.run_apart(&share, &message.tensors, &options, Pace::AtOnceIfCheap, Box::new(then));
+    }
+
+    fn abort(&self, peer: &Peer, message: &Message) {
+        let Ok(why) = header_of!(message, Reason) else { return };
+        let mine = match self.runs.get(&message.step) {
+            Some(run) if run.owner == owner(peer) => Some(run.cancel.clone()),
+            Some(_) => return,
+            None => None,
+        };
+        match (mine, &self.host) {
+            (Some(cancel), _) => {
+                cancel.cancel(why.into_error());
+            }
+            // It has not begun; it never will.
+            (None, Some(host)) => host.abort(message.step, why.into_error()),
+            (None, None) => {}
+        }
+    }
+
+    fn cancel(&self, peer: &Peer, message: &Message) -> Result<Message> {
+        let why = header_of!(message, Reason)?;
+        let run = self.runs.get(&message.step).map(|r| r.cancel.clone());
+        let cancel = run.ok_or_else(|| Error::not_found(format!("no step {} is in progress here", message.step)))?;
+        cancel.cancel(Error::cancelled(format!(
+            "{} cancelled the step: {}",
+            peer.info().subject,
+            why.message
+        )));
+        Ok(Message::new(CANCEL))
+    }
+
+    fn steps(&self) -> Result<Message> {
+        let host = self.host()?;
+        let steps = host.active_steps().into_iter().take(256).map(|(step, age)| {
+            let s = host.status(step).unwrap_or_default();
+            StepEntry {
+                step,
+                age_us: u64::try_from(age.as_micros()).unwrap_or(u64::MAX),
+                waiting: s.waiting,
+                waits_for: s.waits_for.chars().take(160).collect(),
+            }
+        });
+        with_header!(STEPS, 0, &Steps { steps: steps.collect() })
+    }
+
+    fn reset(&self, message: &Message) -> Result<Message> {
+        let names = header_of!(message, Names)?.names;
+        let resources = self.host()?.resources();
+        if names.is_empty() {
+            resources.clear_all();
+        }
+        for name in names {
+            resources.clear_container(&name);
+        }
+        Ok(Message::new(RESET))
+    }
+
+    fn answer(&self, peer: &Peer, message: &Message) -> Result<Message> {
+        match message.kind {
+            DESCRIBE => self.describe(),
+            STEPS => self.steps(),
+            STATUS => {
+                let status = self.host.as_ref().and_then(|h| h.status(message.step));
+                with_header!(STATUS, message.step, &Status::of(status))
+            }
+            RESET => self.reset(message),
+            CANCEL => self.cancel(peer, message),
+            kind => Err(Error::unimplemented(format!(
+                "a task of version {} knows no request {kind}; do both run the same version?",
+                env!("CARGO_PKG_VERSION")
+            ))),
+        }
+    }
+
+    fn allowed(&self, peer: &Peer, kind: u16) -> Result<()> {
+        let subject = &peer.info().subject;
+        if matches!(kind, DESCRIBE | STATUS) || self.policy.may_submit(subject) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::PermissionDenied,
+            format!(
+                "{subject} may not submit graphs: clients and chiefs may, and tasks of the jobs {:?}; ask for a client's \
+                 token, or let the task's job submit",
+                self.policy.submitters
+            ),
+        ))
+    }
+
+    /// A peer is gone: its steps end, and so do those that wait for it or send to it.
+    fn lost(&self, peer: &Peer, why: &Error) {
+        let gone = owner(peer);
+        let others = self.endpoint.get().map(|e| e.peers()).unwrap_or_default();
+        if others.iter().any(|p| p.is_alive() && owner(p) == gone) {
+            return;
+        }
+        let error = Error::unavailable(format!(
+            "{} (incarnation {}) is lost: {}",
+            task_of(&gone.0).map_or_else(|| gone.0.to_string(), |t| format!("task {t}")),
+            gone.1,
+            why.message()
+        ));
+        let cancels: Vec<CancelToken> = self.runs.iter().filter(|r| r.owner == gone).map(|r| r.cancel.clone()).collect();
+        for c in cancels {
+            c.cancel(error.clone().derived());
+        }
+        self.plans.retain(|_, r| r.owner != gone);
+        if let (Some(host), Some(task)) = (&self.host, task_of(&gone.0)) {
+            host.lost_task(&task, &error.in_task(&task));
+        }
+    }
+
+    /// How many plans are registered, and how many steps are in progress for others.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        (self.plans.len(), self.runs.len())
+    }
+
+    /// The tasks that are connected.
+    pub(crate) fn connected(&self) -> HashSet<String> {
+        let peers = self.endpoint.get().map(|e| e.peers()).unwrap_or_default();
+        peers.iter().filter_map(|p| task_of(&p.info().subject)).collect()
+    }
+}
+
+/// The error of a plan that a task does not have, any more or at all.
+pub(crate) fn no_plan(handle: u64) -> Error {
+    Error::not_found(format!("{NO_PLAN} {handle} here"))
+}
+
+/// How the message of [`no_plan`] begins.
+pub(crate) const NO_PLAN: &str = "there is no plan";
+
+impl Handler for Ears {
+    fn connected(&self, _: &Peer) {}
+
+    fn lost(&self, peer: &Peer, why: &Error) {
+        if let Some(node) = self.0.upgrade() {
+            node.lost(peer, why);
+        }
+    }
+
+    fn request(&self, peer: &Peer, message: Message, reply: Reply) {
+        let Some(node) = self.0.upgrade() else {
+            return reply.send(Err(Error::unavailable("the task is shutting down")));
+        };
+        if let Err(e) = node.allowed(peer, message.kind) {
+            return reply.send(Err(e));
+        }
+        match message.kind {
+            RUN => node.run(peer, message, reply),
+            REGISTER => node.register(peer, message, reply),
+            _ => reply.send(node.answer(peer, &message)),
+        }
+    }
+
+    fn notice(&self, peer: &Peer, message: Message) {
+        let Some(node) = self.0.upgrade() else { return };
+        if node.allowed(peer, message.kind).is_err() {
+            return;
+        }
+        match message.kind {
+            ABORT => node.abort(peer, &message),
+            RELEASE => {
+                let owner = owner(peer);
+                for n in header_of!(message, Numbers).map(|n| n.numbers).unwrap_or_default() {
+                    node.plans.remove_if(&n, |_, r| r.owner == owner);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn parcel(&self, peer: &Peer, parcel: Parcel) {
+        let Some(node) = self.0.upgrade() else { return };
+        if let (Some(host), Some(from)) = (&node.host, task_of(&peer.info().subject)) {
+            let key = EdgeKey {
+                edge: parcel.edge,
+                tag: parcel.tag,
+            };
+            host.arrived(parcel.step, key, parcel.value, &from);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! One step over several devices or tasks, as its coordinator sees it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actorflow_core::cancel::CancelToken;
+use actorflow_core::error::{Error, Result};
+use actorflow_core::tensor::Tensor;
+use parking_lot::{Condvar, Mutex};
+
+use super::host::ShareStatus;
+
+/// Whoever runs a share of a step, seen from the coordinator.
+pub(crate) trait Taker: Send + Sync {
+    /// The task, for messages.
+    fn name(&self) -> String;
+
+    /// Ends the step there.
+    fn abort(&self, step: u64, why: &Error);
+
+    /// Asks how far the step is there; `then` is called once. `None`: it is over, or cannot be asked.
+    fn status(&self, step: u64, then: Box<dyn FnOnce(Option<ShareStatus>) + Send>);
+}
+
+/// What a run ends with.
+pub(crate) type Then = Box<dyn FnOnce(Result<Vec<Tensor>>) + Send>;
+
+struct State {
+    /// Shares that have not reported.
+    left: usize,
+    error: Option<Error>,
+    got: Vec<Option<Tensor>>,
+    then: Option<Then>,
+    /// For each taker, whether its share is in progress.
+    open: Vec<bool>,
+    /// Since when nothing but waiting was seen.
+    stalled: Option<Instant>,
+}
+
+/// A step in progress.
+pub(crate) struct DistRun {
+    pub(crate) step: u64,
+    /// Cancelled when the step fails; the shares of this process take it as theirs.
+    pub(crate) cancel: CancelToken,
+    takers: Vec<Arc<dyn Taker>>,
+    state: Mutex<State>,
+    over: Condvar,
+    pub(crate) begun: Instant,
+}
+
+/// How long an error waits for the shares that were told to stop.
+const GRACE: Duration = Duration::from_secs(1);
+
+impl DistRun {
+    /// A step whose shares are run by `takers`, and which gives `fetches` tensors; those of `given` are known.
+    pub(crate) fn new(
+        step: u64,
+        takers: Vec<Arc<dyn Taker>>,
+        fetches: usize,
+        given: impl Iterator<Item = (usize, Tensor)>,
+        then: Option<Then>,
+    ) -> Arc<DistRun> {
+        let mut got = vec![None; fetches];
+        for (k, t) in given {
+            if let Some(slot) = got.get_mut(k) {
+                *slot = Some(t);
+            }
+        }
+        Arc::new(DistRun {
+            step,
+            cancel: CancelToken::new(),
+            state: Mutex::new(State {
+                left: takers.len(),
+                error: None,
+                got,
+                then,
+                open: vec![true; takers.len()],
+                stalled: None,
+            }),
+            takers,
+            over: Condvar::new(),
+            begun: Instant::now(),
+        })
+    }
+
+    /// The share of taker `i`, which gives the fetches of these numbers, is over.
+    pub(crate) fn done(&self, i: usize, fetches: &[usize], result: Result<Vec<Tensor>>) {
+        let failed = match result {
+            Ok(values) => {
+                let mut s = self.state.lock();
+                for (k, t) in fetches.iter().zip(values) {
+                    if let Some(slot) = s.got.get_mut(*k) {
+                        *slot = Some(t);
+                    }
+                }
+                None
+            }
+            Err(e) => Some(e),
+        };
+        if let Some(e) = failed {
+            // Closed first, so that the taker that failed is not told to stop.
+            if let Some(open) = self.state.lock().open.get_mut(i) {
+                *open = false;
+            }
+            self.fail(e);
+        }
+        let then = {
+            let mut s = self.state.lock();
+            if let Some(open) = s.open.get_mut(i) {
+                *open = false;
+            }
+            s.left = s.left.saturating_sub(1);
+            if s.left == 0 { s.then.take() } else { None }
+        };
+        self.over.notify_all();
+        if let Some(then) = then {
+            then(self.outcome());
+        }
+    }
+
+    /// Ends a step that nobody has a share of: all that it fetches is fed.
+    pub(crate) fn finish_empty(&self) {
+        let then = self.state.lock().then.take();
+        if let Some(then) = then {
+            then(self.outcome());
+        }
+    }
+
+    /// Fails the step: the first error that does not follow from another one wins, and every share is told to stop.
+    pub(crate) fn fail(&self, e: Error) {
+        let tell: Vec<Arc<dyn Taker>> = {
+            let mut s = self.state.lock();
+            match &s.error {
+                Some(old) if old.is_derived() && !e.is_derived() => {
+                    s.error = Some(e.clone());
+                    Vec::new()
+                }
+                Some(_) => Vec::new(),
+                None => {
+                    s.error = Some(e.clone());
+                    let open = s.open.iter().zip(&self.takers);
+                    open.filter(|(open, _)| **open).map(|(_, t)| t.clone()).collect()
+                }
+            }
+        };
+        if self.cancel.cancel(Error::cancelled(format!("another part of the step failed: {e}")).derived()) {
+            for t in tell {
+                t.abort(self.step, &e);
+            }
+        }
+        self.over.notify_all();
+    }
+
+    fn outcome(&self) -> Result<Vec<Tensor>> {
+        let mut s = self.state.lock();
+        if let Some(e) = s.error.clone() {
+            return Err(e);
+        }
+        let got = s.got.drain(..);
+        got.map(|t| t.ok_or_else(|| Error::internal("a share of the step gave no value")))
+            .collect()
+    }
+
+    /// Waits until every share has reported, or the step has failed and those that can have stopped; fails it when the
+    /// deadline passes.
+    ///
+    /// # Errors
+    /// The step's first error.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Result<Vec<Tensor>> {
+        let mut give_up: Option<Instant> = None;
+        loop {
+            let mut s = self.state.lock();
+            if s.left == 0 {
+                break;
+            }
+            if s.error.is_some() && give_up.is_none() {
+                give_up = Some(Instant::now() + GRACE);
+            }
+            let until = give_up.or(deadline);
+            let timed_out = match until {
+                Some(until) => self.over.wait_until(&mut s, until).timed_out(),
+                None => {
+                    self.over.wait(&mut s);
+                    false
+                }
+            };
+            if !timed_out || s.left == 0 {
+                continue;
+            }
+            if give_up.is_some() {
+                break;
+            }
+            drop(s);
+            self.past_deadline();
+        }
+        self.outcome()
+    }
+
+    /// Fails the step because its deadline has passed, naming the tasks that have not finished.
+    pub(crate) fn past_deadline(&self) {
+        let open: Vec<String> = {
+            let s = self.state.lock();
+            let open = s.open.iter().zip(&self.takers);
+            open.filter(|(open, _)| **open).map(|(_, t)| t.name()).collect()
+        };
+        self.fail(Error::deadline(format!(
+            "the run did not finish before its deadline; it waits for {}",
+            open.join(", ")
+        )));
+    }
+
+    /// Looks how far the shares are; a step in which for `limit` nothing was done but wait fails, and says for what.
+    pub(crate) fn look(self: &Arc<Self>, limit: Duration) {
+        let open: Vec<usize> = {
+            let s = self.state.lock();
+            if s.error.is_some() {
+                return;
+            }
+            (0..self.takers.len()).filter(|i| s.open[*i]).collect()
+        };
+        if open.is_empty() {
+            return;
+        }
+        let seen = Arc::new(Mutex::new((open.len(), Vec::new())));
+        for i in open {
+            let (run, seen) = (self.clone(), seen.clone());
+            let name = self.takers[i].name();
+            let note = move |status: Option<ShareStatus>| {
+                let all = {
+                    let mut s = seen.lock();
+                    s.0 -= 1;
+                    s.1.push((name, status));
+                    (s.0 == 0).then(|| std::mem::take(&mut s.1))
+                };
+                if let Some(all) = all {
+                    run.judge(all, limit);
+                }
+            };
+            self.takers[i].status(self.step, Box::new(note));
+        }
+    }
+
+    fn judge(&self, seen: Vec<(String, Option<ShareStatus>)>, limit: Duration) {
+        let waiting = seen.iter().all(|(_, s)| s.as_ref().is_some_and(|s| s.waiting));
+        let others = seen.iter().any(|(_, s)| s.as_ref().is_some_and(|s| s.others > 0));
+        let since = {
+            let mut s = self.state.lock();
+            if !waiting {
+                s.stalled = None;
+                return;
+            }
+            *s.stalled.get_or_insert_with(Instant::now)
+        };
+        // Another step may bring what this one waits for; it has a coordinator of its own that watches it.
+        let patience = if others { limit * OTHERS } else { limit };
+        if since.elapsed() < patience {
+            return;
+        }
+        let waits: Vec<String> = seen
+            .into_iter()
+            .filter_map(|(name, s)| s.map(|s| format!("{name}: {}", s.waits_for)))
+            .collect();
+        self.fail(Error::deadline(format!(
+            "no progress for {:.0?}; step {} waits for: {}",
+            since.elapsed(),
+            self.step,
+            waits.join("; ")
+        )));
+    }
+}
+
+/// How many times longer a step may wait while others are in progress where it is.
+const OTHERS: u32 = 6;
