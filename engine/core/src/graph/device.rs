@@ -107,10 +107,11 @@ impl Graph {
 
     /// What a node that is about to be added asks for.
     pub(super) fn device_of_new(&self, node: &Node, place: Place<'_>) -> Result<DeviceName> {
-        // Where it has to be anyway wins over scopes, which are about nodes that can be anywhere.
+        // Where it has to be anyway wins over scopes, which are about nodes that can be anywhere. What the node itself asks
+        // for is left as it is, so that a contradiction is seen when the graph is placed.
         let tied = self.device_of_tie(node)?;
         if !tied.is_any() && (place.layers.is_empty() || node.colocate_with.is_empty()) {
-            return Ok(DeviceName::merge(&tied, &place.own));
+            return Ok(if place.own.is_any() { tied } else { place.own });
         }
         let mut device = place.own;
         for layer in place.layers.iter().rev() {
@@ -290,6 +291,6 @@ mod tests {
         let read = g.op("DeviceTestRead").input(&free).finish().unwrap();
         assert_eq!(read.node().device(), "/job:worker");
         let read = g.op("DeviceTestRead").input(&h).device("/cpu:1").finish().unwrap();
-        assert_eq!(read.node().device(), "/job:ps/task:1/device:CPU:1");
+        assert_eq!(read.node().device(), "/device:CPU:1");
     }
 }
