@@ -9,6 +9,7 @@
 //! - [`queue`]: elements that one part of a program leaves for another
 //! - [`nn`], [`rnn`]: what networks are made of; cells and recurrent networks
 //! - [`passes`]: rewriting what is run
+//! - [`placement`]: which device each node runs on
 //! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules
 //! - [`graphdef`]: TensorFlow's `GraphDef`
 //! - [`checkpoint`]: saved tensors, in files of this engine and of TensorFlow
@@ -25,6 +26,7 @@ pub mod npy;
 mod partition;
 pub mod placement;
 pub mod passes;
+pub mod placement;
 pub mod queue;
 pub mod rnn;
 pub mod saved_model;
@@ -36,8 +38,8 @@ pub use actorflow_core::cancel::CancelToken;
 pub use actorflow_core::gradient::{Grad, GradientOptions, IndexedSlices, gradients, gradients_with};
 pub use actorflow_core::graph::keys;
 pub use actorflow_core::{
-    AttrValue, Attrs, Code, DType, Element, Error, Graph, Operation, Output, PartialShape, Result, Shape, Tensor,
-    dispatch, register_ops,
+    AttrValue, Attrs, Code, DType, DeviceName, Element, Error, Graph, Operation, Output, PartialShape, Result, Shape,
+    Tensor, dispatch, register_ops,
 };
 pub use actorflow_kernels::checkpoint;
 pub use passes::Passes;

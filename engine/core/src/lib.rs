@@ -6,6 +6,7 @@
 //! - [`tensor`]: values, their buffers and the pool these come from
 //! - [`cancel`], [`parallel`], [`philox`]: cancellation, intra-op parallelism, random numbers
 //! - [`actor`], [`resource`], [`rendezvous`]: resource actors and their mailboxes, variables, where tensors meet
+//! - [`device_name`]: names of devices and tasks, whole or in part
 //! - [`attr`], [`kernel`], [`op`]: attributes, what a node computes, operation definitions and their registry
 //! - [`graph`]: nodes, edges, scopes, shape inference when a node is added
 //! - [`gradient`]: the backward walk that adds the nodes of derivatives
@@ -35,6 +36,7 @@ pub mod tensor;
 pub use {half, inventory, num_complex};
 
 pub use attr::{AttrValue, Attrs};
+pub use device_name::{DeviceName, TaskName};
 pub use dtype::{DType, Element};
 pub use error::{Code, Error, Result};
 pub use graph::{Graph, Operation, Output};

@@ -1,6 +1,6 @@
 //! Running graphs over several devices of one process gives what one device gives.
 
-use actorflow_core::{DType, Graph, Output, Result, Tensor};
+use actorflow_core::{DType, Graph, Output, PartialShape, Result, Tensor};
 
 use crate::flow::{WhileOptions, cond, while_loop};
 use crate::{GraphVariables, Session, SessionOptions, gradients};
@@ -106,7 +106,7 @@ fn loops_inside_of_loops_and_branches_cross_devices() {
         |v| on(&g, 2, || v[0].less(&n)),
         |v| {
             // Odd trips run an inner loop, even ones do not.
-            let odd = on(&g, 1, || v[0].floor_mod(&g.constant(2i32)?)?.equal(&g.constant(1i32)?))?;
+            let odd = on(&g, 1, || v[0].modulo(&g.constant(2i32)?)?.equal(&g.constant(1i32)?))?;
             let add = cond(
                 &odd,
                 || Ok(vec![scattered_loop(&g, &v[0], &rate)?]),
@@ -129,7 +129,7 @@ fn what_is_on_a_branch_that_is_not_taken_arrives_dead() {
     let out = cond(
         &p,
         || on(&g, 1, || Ok(vec![on(&g, 2, || x.square())?.square()?])),
-        || on(&g, 2, || Ok(vec![on(&g, 1, || x.neg())?.neg()?])),
+        || on(&g, 2, || Ok(vec![on(&g, 1, || x.negated())?.negated()?])),
     )
     .unwrap();
     assert_eq!(run(&g, &[(&p, Tensor::scalar(true))], &out[0]), Tensor::from([1f32, 16.0]));
@@ -139,7 +139,7 @@ fn what_is_on_a_branch_that_is_not_taken_arrives_dead() {
 #[test]
 fn an_error_on_one_device_ends_the_step_on_all() {
     let g = Graph::new();
-    let x = g.placeholder("x", DType::F32, None::<Vec<Option<usize>>>).unwrap();
+    let x = g.placeholder("x", DType::F32, PartialShape::UNKNOWN).unwrap();
     let bad = on(&g, 1, || g.op("CheckNumerics").input(&x).attr("message", "seen").output()).unwrap();
     let out = on(&g, 2, || bad.square()).unwrap();
     let s = session(&g, 3);

@@ -3,10 +3,12 @@
 use std::panic::Location;
 use std::sync::Arc;
 
+use super::device::Place;
 use super::scope::Effective;
 use super::shape_context::infer;
 use super::{Context, ContextRef, Graph, Node, NodeId, Operation, Output, OutputRef};
 use crate::attr::{AttrValue, Attrs};
+use crate::device_name::DeviceName;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::op::{ArgDef, ArgType, AttrKind, OpDef, registry};
@@ -109,13 +111,13 @@ impl OpBuilder {
         self
     }
 
-    /// The device to ask for, in addition to what the open device scopes say.
+    /// The device to ask for, in addition to what the open device scopes say; its parts win.
     pub fn device(mut self, device: &str) -> Self {
         self.device = Some(device.to_owned());
         self
     }
 
-    /// The node is placed on the device of the node of that name.
+    /// The node is placed on the device of the node of that name, whatever the open device scopes say.
     pub fn colocate_with(mut self, node: &str) -> Self {
         self.colocate.push(node.to_owned());
         self
@@ -222,12 +224,14 @@ impl OpBuilder {
         };
         control.sort_unstable();
         control.dedup();
-        let mut colocate = scope.colocate;
+        let (mut colocate, mut layers) = (scope.colocate, scope.devices);
+        if !self.colocate.is_empty() {
+            layers.clear();
+        }
         colocate.append(&mut self.colocate);
-        let device = match (self.device.as_deref(), scope.device.as_str()) {
-            (None, d) => d.to_owned(),
-            (Some(d), "") => d.to_owned(),
-            (Some(d), outer) => super::scope::merge_device(outer, d),
+        let own_device = match &self.device {
+            Some(d) => d.parse::<DeviceName>()?,
+            None => DeviceName::default(),
         };
         let mut node = Node {
             id: NodeId(0),
@@ -241,7 +245,7 @@ impl OpBuilder {
             output_shapes: Vec::new(),
             output_types,
             output_refs,
-            device,
+            device: String::new(),
             colocate_with: colocate,
             location: self.location,
         };
@@ -251,6 +255,23 @@ impl OpBuilder {
                 *s = shape;
             }
         }
+
+        node.device = match (self.exact, self.device) {
+            // As the file spells it, so that it is written back like that.
+            (true, Some(text)) => text,
+            _ => {
+                let name = match self.name.as_deref().unwrap_or(def.name()) {
+                    whole if whole.ends_with('/') => whole.trim_end_matches('/').to_owned(),
+                    inner => format!("{}{inner}", scope.prefix),
+                };
+                let place = Place {
+                    own: own_device,
+                    name: &name,
+                    layers: &layers,
+                };
+                self.graph.device_of_new(&node, place)?.to_string()
+            }
+        };
 
         let op = self.graph.write(|d| {
             // TensorFlow's internal operations start with an underscore, names of nodes may not.

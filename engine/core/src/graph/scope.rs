@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::thread::ThreadId;
 
+use super::device::DeviceLayer;
 use super::{ContextRef, Graph, NodeId, Operation};
 use crate::error::{Error, Result};
 
@@ -12,7 +13,8 @@ use crate::error::{Error, Result};
 pub(crate) enum Scope {
     /// The whole prefix, with its final slash; empty at the top.
     Name(String),
-    Device(String),
+    /// `None` clears what the outer scopes say.
+    Device(Option<DeviceLayer>),
     /// Wait for these; `None` clears what the outer scopes ask for.
     Control(Option<Vec<NodeId>>),
     Colocate(String),
@@ -30,7 +32,8 @@ pub(crate) struct Scopes {
 #[derive(Default)]
 pub(crate) struct Effective {
     pub(crate) prefix: String,
-    pub(crate) device: String,
+    /// What scopes say about devices, outermost first, since the innermost colocation.
+    pub(crate) devices: Vec<DeviceLayer>,
     pub(crate) control: Vec<NodeId>,
     pub(crate) colocate: Vec<String>,
     pub(crate) context: ContextRef,
@@ -54,29 +57,6 @@ impl Drop for ScopeGuard {
             }
         }
     }
-}
-
-/// Joins a more specific device constraint to an outer one: parts that the inner one names win.
-pub(crate) fn merge_device(outer: &str, inner: &str) -> String {
-    let key = |part: &str| part.split(':').next().unwrap_or(part).to_ascii_lowercase();
-    let normal = |p: &str| match key(p).as_str() {
-        "cpu" | "gpu" => "device".to_owned(),
-        k => k.to_owned(),
-    };
-    let inner_parts: Vec<&str> = inner.split('/').filter(|p| !p.is_empty()).collect();
-    let mut parts: Vec<&str> = outer
-        .split('/')
-        .filter(|p| !p.is_empty() && !inner_parts.iter().any(|q| normal(q) == normal(p)))
-        .collect();
-    parts.extend(inner_parts);
-    let rank = |p: &str| {
-        ["job", "replica", "task", "device"]
-            .iter()
-            .position(|k| *k == normal(p))
-            .unwrap_or(9)
-    };
-    parts.sort_by_key(|p| rank(p));
-    parts.iter().map(|p| format!("/{p}")).collect()
 }
 
 impl Graph {
@@ -103,11 +83,14 @@ impl Graph {
         for (_, scope) in stack {
             match scope {
                 Scope::Name(p) => e.prefix.clone_from(p),
-                Scope::Device(d) if d.is_empty() => e.device.clear(),
-                Scope::Device(d) => e.device = merge_device(&e.device, d),
+                Scope::Device(None) => e.devices.clear(),
+                Scope::Device(Some(layer)) => e.devices.push(layer.clone()),
                 Scope::Control(Some(c)) => e.control.extend(c),
                 Scope::Control(None) => e.control.clear(),
-                Scope::Colocate(n) => e.colocate = vec![n.clone()],
+                Scope::Colocate(n) => {
+                    e.colocate = vec![n.clone()];
+                    e.devices.clear();
+                }
                 Scope::Context(c) => {
                     e.context.clone_from(c);
                     e.control.clear();
@@ -135,12 +118,6 @@ impl Graph {
         self.effective_scope().prefix
     }
 
-    /// Nodes added while the guard lives ask for `device`, for example `"/job:ps/task:0"` or `"/device:CPU:1"`.
-    /// Scopes nest: parts that the inner one names win, others are inherited; `""` clears all.
-    pub fn device_scope(&self, device: &str) -> ScopeGuard {
-        self.push_scope(Scope::Device(device.to_owned()))
-    }
-
     /// Nodes added while the guard lives start only after all of `ops` have finished.
     pub fn control_dependencies(&self, ops: &[Operation]) -> ScopeGuard {
         self.push_scope(Scope::Control(Some(ops.iter().map(Operation::id).collect())))
@@ -151,7 +128,8 @@ impl Graph {
         self.push_scope(Scope::Control(None))
     }
 
-    /// Nodes added while the guard lives are placed on the device of `op`.
+    /// Nodes added while the guard lives are placed on the device of `op`, whatever the device scopes outside of this
+    /// one say.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if `op` is of another graph.
@@ -188,16 +166,6 @@ impl super::GraphData {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn devices_merge_by_part() {
-        assert_eq!(merge_device("/job:ps/task:1", "/cpu:0"), "/job:ps/task:1/cpu:0");
-        assert_eq!(
-            merge_device("/job:ps/device:CPU:0", "/task:2/device:CPU:1"),
-            "/job:ps/task:2/device:CPU:1"
-        );
-        assert_eq!(merge_device("/job:ps", "/job:worker"), "/job:worker");
-    }
 
     #[test]
     fn names_are_unique_without_regard_to_case() {
