@@ -24,7 +24,6 @@ pub mod graphdef;
 pub mod nn;
 pub mod npy;
 mod partition;
-pub mod placement;
 pub mod passes;
 pub mod placement;
 pub mod queue;

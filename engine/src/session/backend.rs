@@ -73,7 +73,7 @@ fn master_options(options: &SessionOptions, default_device: usize) -> MasterOpti
         place: PlaceOptions {
             default_device,
             soft: options.soft_placement,
-            free: options.free_nodes.clone(),
+            free: options.free_nodes,
             costs: options.costs.clone(),
         },
         stall: options.stall_timeout,
