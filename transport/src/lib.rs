@@ -5,6 +5,9 @@
 //! knows the QUIC library. There is no plaintext mode.
 //!
 //! Depends on `actorflow-core` alone: graphs, kernels and actors are unknown here, and a frame's destination is an edge
-//! number that both sides agreed on. An engine that runs in one process needs none of it, and so far all do: this
-//! version of the crate has no items.
+//! number that both sides agreed on. An engine that runs in one process needs none of it.
+//!
+//! [`identity`] is who is who: certificates, joining, renewal, revocation.
 #![forbid(unsafe_code)]
+
+pub mod identity;
