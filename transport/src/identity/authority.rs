@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use actorflow_core::{Code, Error, Result};
 use pem::Pem;
-use rcgen::{CertificateSigningRequestParams, Issuer, KeyPair, PublicKeyData};
+use rcgen::{Issuer, KeyPair, PublicKeyData};
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::version::TLS13;
 
 use super::audit::{Audit, Event};
@@ -21,8 +21,10 @@ use super::certificate::{
 use super::clock::{rfc3339, seconds};
 use super::crypto::{fingerprint, hex, provider};
 use super::files::{private_dir, read_private, write_private};
+use super::join::ALPN;
 use super::node::{Identity, configuring, finish_server};
-use super::revocations::{Revocations, SERIAL_DIGITS};
+use super::request::requested_key;
+use super::revoke::revoked;
 use super::store::{IssuedRecord, State, Store, lock};
 use super::subject::{Subject, check_cluster};
 use super::tokens;
@@ -39,9 +41,6 @@ const CA_LIFETIME: u64 = 10 * 365 * 24 * 3600;
 
 /// How far back a certificate starts, in seconds, so that a clock that is a little slow accepts it at once.
 const BACKDATED: u64 = 300;
-
-/// The largest signing request that is read, in bytes. One of ours has under 300.
-const MAX_REQUEST: usize = 4 << 10;
 
 /// The CA's key and certificate, in one file.
 const AUTHORITY_FILE: &str = "authority.pem";
@@ -204,8 +203,9 @@ impl Authority {
     /// As [`issue`](Self::issue), and `INVALID_ARGUMENT` if the request is malformed, not signed by its key, or its key is
     /// not one of ECDSA on P-256.
     pub fn sign_request(&self, csr_der: &[u8], subject: &Subject, ttl: Duration) -> Result<Vec<Vec<u8>>> {
-        let key = requested_key(csr_der)?;
-        self.sign("issue", &key, subject, ttl, SystemTime::now(), None, |_| Ok(()))
+        let now = SystemTime::now();
+        let key = self.audited("issue", subject, now, None, || requested_key(csr_der))?;
+        self.sign("issue", &key, subject, ttl, now, None, |_| Ok(()))
     }
 
     /// Spends a use of a token and signs the request, or does neither.
@@ -251,15 +251,6 @@ impl Authority {
             false => Ok(()),
         };
         self.sign("renew", &key, wanted, ttl, now, peer, check)
-    }
-
-    /// The revocations, for a member whose certificate a handshake has verified.
-    pub(crate) fn revocations_for(&self, holder: &PeerIdentity) -> Result<Revocations> {
-        let revocations = self.revocations()?;
-        match revocations.contains(&holder.serial) {
-            true => Err(revoked(&holder.subject)),
-            false => Ok(revocations),
-        }
     }
 
     /// Issues a certificate in one transaction with `check`, and records it or the refusal.
@@ -315,6 +306,12 @@ impl Authority {
         })
     }
 
+    /// Records a request that could not even be read; returns the error to answer with.
+    pub(crate) fn audit_malformed(&self, error: Error, peer: SocketAddr, now: SystemTime) -> Error {
+        let line = Event::refused("request", seconds(now), &error).peer(Some(peer));
+        self.0.audit.record(&line).err().unwrap_or(error)
+    }
+
     fn validity(&self, ttl: Duration, now: u64) -> Result<Validity> {
         if ttl < Duration::from_secs(1) || ttl > MAX_CERTIFICATE_LIFETIME {
             return Err(Error::invalid(format!(
@@ -339,64 +336,12 @@ impl Authority {
         })
     }
 
-    /// Revokes the certificate with a serial number, or all that a subject has now; returns the serial numbers. Tokens for
-    /// exactly that subject are withdrawn with them. A new token lets the subject join again.
-    ///
-    /// Members refuse the certificates once they have the new list: see [`revocations`](Self::revocations).
-    ///
-    /// # Errors
-    /// `NOT_FOUND` if no certificate that has not expired is meant, `INVALID_ARGUMENT` if the text is neither a serial number
-    /// nor a subject.
-    pub fn revoke(&self, serial_or_subject: &str) -> Result<Vec<String>> {
-        let now = seconds(SystemTime::now());
-        let by_serial = super::crypto::is_hex(serial_or_subject, SERIAL_DIGITS);
-        if !by_serial {
-            serial_or_subject.parse::<Subject>()?;
-        }
-        let revoked = self.0.store.change(now, |state| {
-            let meant = |serial: &str, issued: &IssuedRecord| match by_serial {
-                true => serial == serial_or_subject,
-                false => issued.subject == serial_or_subject,
-            };
-            let serials: Vec<(String, u64)> = state
-                .issued
-                .iter()
-                .filter(|(serial, issued)| meant(serial, issued))
-                .map(|(serial, issued)| (serial.clone(), issued.not_after))
-                .collect();
-            let tokens = state.tokens.len();
-            state.tokens.retain(|token| token.subject != serial_or_subject);
-            if serials.is_empty() && tokens == state.tokens.len() {
-                return Err(Error::not_found(format!(
-                    "no certificate or token of {serial_or_subject} is valid now; the audit log says what was issued"
-                )));
-            }
-            state.revoked.extend(serials.iter().cloned());
-            Ok(serials.into_iter().map(|(serial, _)| serial).collect::<Vec<_>>())
-        })?;
-        let mut line = Event::done("revoke", now);
-        match by_serial {
-            true => line.serial = Some(serial_or_subject),
-            false => line.subject = Some(serial_or_subject.to_owned()),
-        }
-        self.0.audit.record(&line)?;
-        Ok(revoked)
-    }
-
-    /// The certificates that are revoked and have not expired, for [`Identity::with_revocations`].
-    ///
-    /// # Errors
-    /// Those of reading the state.
-    pub fn revocations(&self) -> Result<Revocations> {
-        Ok(self.0.store.read()?.revocations())
-    }
-
-    /// The TLS configuration of the service that admits members, on `alpn`: it shows a certificate of its own, made here,
+    /// The TLS configuration of the service that admits members, on [`ALPN`]: it shows a certificate of its own, made here,
     /// and the CA's, and lets clients in that have no certificate yet. It is good for a day.
     ///
     /// # Errors
     /// `FAILED_PRECONDITION` if the CA ends before, `INTERNAL` if the TLS library refuses the parts.
-    pub fn server_tls_join(&self, alpn: &[&[u8]]) -> Result<ServerConfig> {
+    pub fn server_tls_join(&self) -> Result<ServerConfig> {
         let key = new_key()?;
         let validity = self.validity(CERTIFICATE_LIFETIME, seconds(SystemTime::now()))?;
         let leaf = leaf_params(&self.0.cluster, &Name::Authority, new_serial()?, validity)?
@@ -411,7 +356,7 @@ impl Authority {
             .with_client_cert_verifier(Arc::new(verifier.client_may_be_unknown()))
             .with_single_cert(chain, key.into())
             .map_err(configuring)?;
-        finish_server(&mut config, alpn);
+        finish_server(&mut config, &[ALPN]);
         Ok(config)
     }
 }
@@ -439,32 +384,106 @@ fn new_ca(cluster: &str, now: u64) -> Result<(KeyPair, Vec<u8>)> {
     Ok((key, ca.der().to_vec()))
 }
 
-/// The key that a signing request asks for, once its signature is verified.
-fn requested_key(csr_der: &[u8]) -> Result<rcgen::PublicKey> {
-    let refuse = |why: &str| Error::invalid(format!("the signing request is refused: {why}"));
-    if csr_der.len() > MAX_REQUEST {
-        return Err(refuse("it is longer than 4 KiB"));
-    }
-    let csr =
-        CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der)).map_err(|error| {
-            match error {
-                rcgen::Error::InvalidCertificationRequestSignature => {
-                    refuse("it is not signed with the key that it names")
-                }
-                _ => refuse("it is not a PKCS #10 request that can be read"),
-            }
-        })?;
-    let key = csr.public_key;
-    // An uncompressed point of P-256: a tag and two coordinates.
-    match key.algorithm() == &rcgen::PKCS_ECDSA_P256_SHA256 && key.der_bytes().len() == 65 {
-        true => Ok(key),
-        false => Err(refuse("its key is not one of ECDSA on P-256 with SHA-256")),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::fs;
 
-fn revoked(subject: &Subject) -> Error {
-    Error::new(
-        Code::PermissionDenied,
-        format!("the certificate of {subject} was revoked; join again with a new token, if you are given one"),
-    )
+    use rcgen::CertificateParams;
+
+    use super::super::{Revocations, peer_identity};
+    use super::*;
+
+    fn subject(text: &str) -> Subject {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_authority_is_opened_again_with_all_that_it_knew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("authority");
+        let made = Authority::create(&path, "prod").unwrap();
+        let member = made.issue(subject("task/ps/0"), CERTIFICATE_LIFETIME).unwrap();
+        made.revoke(member.serial()).unwrap();
+        let opened = Authority::open(&path).unwrap();
+        assert_eq!(opened.cluster(), "prod");
+        assert_eq!(opened.ca_hash(), made.ca_hash());
+        assert!(opened.revocations().unwrap().contains(member.serial()));
+        opened.issue(subject("task/ps/1"), CERTIFICATE_LIFETIME).unwrap();
+        let events: Vec<String> = opened.audit().tail(10).unwrap();
+        assert_eq!(events.len(), 4, "{events:?}");
+        assert!(events[1].contains(member.serial()) && events[1].contains("task/ps/0"));
+    }
+
+    #[test]
+    fn a_directory_holds_one_authority_and_one_without_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Authority::open(dir.path()).unwrap_err().code(), Code::NotFound);
+        let made = Authority::create(dir.path(), "c").unwrap();
+        assert_eq!(
+            Authority::create(dir.path(), "c").unwrap_err().code(),
+            Code::AlreadyExists
+        );
+        assert_eq!(Authority::open(dir.path()).unwrap().ca_hash(), made.ca_hash());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_authority_whose_key_others_can_read_is_not_opened() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        Authority::create(dir.path(), "c").unwrap();
+        let file = dir.path().join(AUTHORITY_FILE);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(Authority::open(dir.path()).unwrap_err().code(), Code::PermissionDenied);
+    }
+
+    #[test]
+    fn a_damaged_authority_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        Authority::create(dir.path(), "c").unwrap();
+        let file = dir.path().join(AUTHORITY_FILE);
+        let text = fs::read(&file).unwrap();
+        for end in (0..text.len() - 2).step_by(7) {
+            write_private(dir.path(), AUTHORITY_FILE, &text[..end]).unwrap();
+            assert!(Authority::open(dir.path()).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_signed_for_the_given_subject_whatever_it_asks_for() {
+        let authority = Authority::ephemeral("c").unwrap();
+        let mut greedy = CertificateParams::default();
+        greedy.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        greedy.subject_alt_names = vec![rcgen::SanType::URI("actorflow://c/chief/x".try_into().unwrap())];
+        let key = new_key().unwrap();
+        let csr = greedy.serialize_request(&key).unwrap();
+        let chain = authority
+            .sign_request(csr.der(), &subject("task/ps/0"), CERTIFICATE_LIFETIME)
+            .unwrap();
+        assert_eq!(chain[1], authority.ca_der());
+        assert_eq!(peer_identity(&chain[0]).unwrap().subject, subject("task/ps/0"));
+        Identity::from_parts(key.serialized_der(), &chain[0], &chain[1], Revocations::none()).unwrap();
+    }
+
+    #[test]
+    fn lifetimes_and_names_out_of_bounds_are_refused() {
+        let authority = Authority::ephemeral("c").unwrap();
+        let forged = Subject::Client {
+            name: "a/../../chief/x".to_owned(),
+        };
+        assert!(authority.issue(forged, CERTIFICATE_LIFETIME).is_err());
+        for ttl in [Duration::ZERO, Duration::MAX, MAX_CERTIFICATE_LIFETIME * 2] {
+            let error = authority.issue(subject("task/ps/0"), ttl).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument);
+        }
+        let end = SystemTime::now() + Duration::from_secs(CA_LIFETIME);
+        let error = authority
+            .issue_at(subject("task/ps/0"), CERTIFICATE_LIFETIME, end)
+            .unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        for name in ["", "a/b", "a b", "ü", &"a".repeat(64)] {
+            assert!(Authority::ephemeral(name).is_err(), "{name}");
+        }
+    }
 }

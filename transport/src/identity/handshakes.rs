@@ -10,10 +10,11 @@ use rustls::{ClientConfig, ClientConnection, ConfigBuilder, ServerConfig, Server
 
 use super::certificate::{Name, Validity, leaf_params, new_key, new_serial};
 use super::clock::seconds;
-use super::verify::{Expect, PinnedAuthority};
+use super::verify::Expect;
 use super::*;
 
 const ALPN: &[&[u8]] = &[b"test/1"];
+const JOIN: &[&[u8]] = &[join::ALPN];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn subject(text: &str) -> Subject {
@@ -166,24 +167,15 @@ fn a_member_cannot_sign_certificates() {
         .unwrap();
     is_refused(
         connect(with_alpn(client), server.server_tls(ALPN).unwrap()),
-        "UnknownIssuer",
+        "EndEntityUsedAsCa",
     );
 }
 
 #[test]
 fn the_authoritys_service_is_known_by_the_cas_hash_alone() {
     let authority = Authority::ephemeral("c").unwrap();
-    let pinned = |hash: &str| {
-        let mut config = ClientConfig::builder_with_provider(crypto::provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(PinnedAuthority::new(hash).unwrap()))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![ALPN[0].to_vec()];
-        config
-    };
-    let server = || authority.server_tls_join(ALPN).unwrap();
+    let pinned = |hash: &str| join::client_tls_join(hash).unwrap();
+    let server = || authority.server_tls_join().unwrap();
     connect(pinned(&authority.ca_hash()), server()).expect("the right hash");
     let other = Authority::ephemeral("c").unwrap();
     is_refused(connect(pinned(&other.ca_hash()), server()), "UnknownIssuer");
@@ -193,15 +185,15 @@ fn the_authoritys_service_is_known_by_the_cas_hash_alone() {
 fn the_authoritys_certificate_is_no_members_and_a_members_not_the_authoritys() {
     let authority = Authority::ephemeral("c").unwrap();
     let member = authority.issue(subject("task/ps/0"), DAY).unwrap();
-    let service = || authority.server_tls_join(ALPN).unwrap();
+    let service = || authority.server_tls_join().unwrap();
     is_refused(
-        connect(member.client_tls(ALPN).unwrap(), service()),
+        connect(member.client_tls(JOIN).unwrap(), service()),
         "authority, not a member",
     );
-    connect(member.client_tls_for(ALPN, Expect::Authority).unwrap(), service()).expect("asked for");
-    let seeking = member.client_tls_for(ALPN, Expect::Authority).unwrap();
+    connect(member.client_tls_for(JOIN, Expect::Authority).unwrap(), service()).expect("asked for");
+    let seeking = member.client_tls_for(JOIN, Expect::Authority).unwrap();
     is_refused(
-        connect(seeking, member.server_tls(ALPN).unwrap()),
+        connect(seeking, member.server_tls(JOIN).unwrap()),
         "task/ps/0, not the cluster's authority",
     );
 }

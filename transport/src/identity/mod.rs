@@ -19,17 +19,27 @@ mod crypto;
 mod files;
 #[cfg(test)]
 mod handshakes;
+pub mod join;
+pub mod join_quic;
+mod message;
 pub mod node;
+mod rate;
+pub mod renew;
+mod request;
 pub mod revocations;
+mod revoke;
 mod store;
 pub mod subject;
+pub mod testing;
 pub mod tokens;
 mod verify;
 
 pub use audit::Audit;
 pub use authority::{Authority, CERTIFICATE_LIFETIME};
 pub use certificate::{PeerIdentity, peer_identity};
+pub use join_quic::{JoinService, fetch_revocations, join, renew, serve};
 pub use node::Identity;
+pub use renew::Renewer;
 pub use revocations::Revocations;
 pub use subject::{Role, Subject, SubjectPattern};
 pub use tokens::{Token, TokenSpec};

@@ -31,7 +31,7 @@ const REVOKED_FILE: &str = "revoked.json";
 
 /// The largest files of an identity that are read, in bytes.
 const MAX_IDENTITY: usize = 64 << 10;
-const MAX_REVOKED: usize = 16 << 20;
+pub(crate) const MAX_REVOKED: usize = 16 << 20;
 
 const KEY_TAG: &str = "PRIVATE KEY";
 const CERTIFICATE_TAG: &str = "CERTIFICATE";
@@ -298,4 +298,105 @@ pub(crate) fn finish_server(config: &mut ServerConfig, alpn: &[&[u8]]) {
 /// A refusal of the TLS library to be configured.
 pub(crate) fn configuring(error: rustls::Error) -> Error {
     Error::internal(format!("TLS cannot be configured: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::super::Authority;
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn identity() -> (Authority, Identity) {
+        let authority = Authority::ephemeral("c").unwrap();
+        let identity = authority.issue("task/ps/0".parse().unwrap(), DAY).unwrap();
+        (authority, identity)
+    }
+
+    #[test]
+    fn an_identity_is_read_back_with_its_revocations() {
+        let (authority, identity) = identity();
+        authority.revoke(identity.serial()).unwrap();
+        let identity = identity.with_revocations(&authority.revocations().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/node");
+        identity.save(&path).unwrap();
+        identity.save(&path).unwrap();
+        let read = Identity::load(&path).unwrap();
+        assert_eq!(read.subject(), identity.subject());
+        assert_eq!(read.cluster(), "c");
+        assert_eq!(read.serial(), identity.serial());
+        assert_eq!(read.ca_hash(), authority.ca_hash());
+        assert_eq!(read.revocations(), identity.revocations());
+        read.client_tls(&[b"x"]).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_that_others_can_read_is_refused_with_the_cure() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_, identity) = identity();
+        let dir = tempfile::tempdir().unwrap();
+        identity.save(dir.path()).unwrap();
+        let file = dir.path().join(IDENTITY_FILE);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = Identity::load(dir.path()).unwrap_err();
+        assert_eq!(error.code(), Code::PermissionDenied);
+        assert!(error.message().contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_identity_says_to_join_and_an_expired_one_to_join_again() {
+        let (_, identity) = identity();
+        let dir = tempfile::tempdir().unwrap();
+        let error = Identity::load(dir.path()).unwrap_err();
+        assert_eq!(error.code(), Code::NotFound);
+        identity.save(dir.path()).unwrap();
+        let late = identity.not_after() + Duration::from_secs(1);
+        let error = Identity::load_at(dir.path(), late).unwrap_err();
+        assert_eq!(error.code(), Code::Unauthenticated);
+        assert!(error.message().contains("join again"), "{error}");
+        Identity::load_at(dir.path(), identity.not_after()).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_identity_is_an_error_at_every_length() {
+        let (_, identity) = identity();
+        let dir = tempfile::tempdir().unwrap();
+        identity.save(dir.path()).unwrap();
+        let file = dir.path().join(IDENTITY_FILE);
+        let text = fs::read(&file).unwrap();
+        // Without its last line's end the text still is whole.
+        for end in 0..text.len() - 2 {
+            assert!(Identity::from_pem(&text[..end], Revocations::none()).is_err(), "{end}");
+        }
+        fs::remove_file(dir.path().join(REVOKED_FILE)).unwrap();
+        assert!(
+            Identity::load(dir.path()).is_err(),
+            "a lost list of revocations is no empty one"
+        );
+    }
+
+    #[test]
+    fn parts_that_do_not_belong_together_are_refused() {
+        let ((_, a), (_, b)) = (identity(), identity());
+        let parts = |key: &Identity, leaf: &Identity, ca: &Identity| {
+            Identity::from_parts(&key.0.key, &leaf.0.leaf, &ca.0.ca, Revocations::none())
+        };
+        parts(&a, &a, &a).unwrap();
+        assert!(parts(&b, &a, &a).is_err());
+        assert!(parts(&a, &a, &b).is_err());
+        assert!(parts(&b, &a, &b).is_err());
+    }
+
+    #[test]
+    fn the_key_is_not_shown() {
+        let (_, identity) = identity();
+        let shown = format!("{identity:?}");
+        assert!(shown.contains("Task") && !shown.contains("key"), "{shown}");
+    }
 }

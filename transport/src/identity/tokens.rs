@@ -274,3 +274,202 @@ pub(crate) fn spend(state: &mut State, secret: &str, wanted: &Subject, now: u64)
     }
     Ok(hash[..ID_DIGITS].to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn spec(pattern: &str, uses: u32) -> TokenSpec {
+        TokenSpec {
+            subject: pattern.parse().unwrap(),
+            ttl: HOUR,
+            uses,
+        }
+    }
+
+    fn subject(text: &str) -> Subject {
+        text.parse().unwrap()
+    }
+
+    #[track_caller]
+    fn is_refused(outcome: Result<()>, code: Code, why: &str) {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.message().contains(why), "{error}");
+    }
+
+    #[test]
+    fn a_token_admits_as_often_as_it_says() {
+        let authority = Authority::ephemeral("c").unwrap();
+        let token = authority.token(&spec("task/worker/*", 2)).unwrap();
+        let now = SystemTime::now();
+        authority
+            .redeem(token.secret(), &subject("task/worker/0"), now)
+            .unwrap();
+        authority
+            .redeem(token.secret(), &subject("task/worker/1"), now)
+            .unwrap();
+        let again = authority.redeem(token.secret(), &subject("task/worker/2"), now);
+        is_refused(again, Code::PermissionDenied, "used up");
+    }
+
+    #[test]
+    fn a_token_for_another_subject_is_refused_and_not_spent() {
+        let authority = Authority::ephemeral("c").unwrap();
+        let token = authority.token(&spec("task/worker/1", 1)).unwrap();
+        let now = SystemTime::now();
+        for other in ["task/worker/2", "task/ps/1", "chief/worker", "client/worker"] {
+            let outcome = authority.redeem(token.secret(), &subject(other), now);
+            is_refused(outcome, Code::PermissionDenied, "is for task/worker/1");
+        }
+        authority
+            .redeem(token.secret(), &subject("task/worker/1"), now)
+            .unwrap();
+    }
+
+    #[test]
+    fn an_expired_token_is_refused() {
+        let authority = Authority::ephemeral("c").unwrap();
+        let token = authority.token(&spec("client/a", 1)).unwrap();
+        let outcome = authority.redeem(token.secret(), &subject("client/a"), token.expires());
+        is_refused(outcome, Code::Unauthenticated, "expired");
+    }
+
+    #[test]
+    fn a_token_of_another_cluster_and_one_made_up_are_unknown() {
+        let authority = Authority::ephemeral("c").unwrap();
+        let foreign = Authority::ephemeral("c").unwrap().token(&spec("client/a", 1)).unwrap();
+        let made_up = format!("aft_{}", "0".repeat(64));
+        for secret in [foreign.secret(), &made_up, "", foreign.id()] {
+            let outcome = authority.redeem(secret, &subject("client/a"), SystemTime::now());
+            is_refused(outcome, Code::Unauthenticated, "unknown");
+        }
+    }
+
+    #[test]
+    fn a_withdrawn_token_is_unknown() {
+        let authority = Authority::ephemeral("c").unwrap();
+        let token = authority.token(&spec("client/a", 1)).unwrap();
+        authority.withdraw(token.id()).unwrap();
+        assert_eq!(authority.withdraw(token.id()).unwrap_err().code(), Code::NotFound);
+        let outcome = authority.redeem(token.secret(), &subject("client/a"), SystemTime::now());
+        is_refused(outcome, Code::Unauthenticated, "unknown");
+    }
+
+    #[test]
+    fn of_many_that_race_for_one_use_exactly_one_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let in_files = Authority::create(&path, "c").unwrap();
+        let opened_again = Authority::open(&path).unwrap();
+        let in_memory = Authority::ephemeral("c").unwrap();
+        for pair in [[&in_files, &opened_again], [&in_memory, &in_memory]] {
+            let token = pair[0].token(&spec("client/a", 1)).unwrap();
+            let wins = thread::scope(|scope| {
+                let racers: Vec<_> = (0..8)
+                    .map(|n| {
+                        let secret = token.secret();
+                        let redeem = move || pair[n % 2].redeem(secret, &subject("client/a"), SystemTime::now());
+                        scope.spawn(redeem)
+                    })
+                    .collect();
+                racers
+                    .into_iter()
+                    .filter_map(|racer| racer.join().unwrap().ok())
+                    .count()
+            });
+            assert_eq!(wins, 1);
+        }
+    }
+
+    #[test]
+    fn a_specification_out_of_bounds_is_refused() {
+        let authority = Authority::ephemeral("c").unwrap();
+        let good = spec("client/a", 1);
+        for bad in [
+            TokenSpec {
+                uses: 0,
+                ..good.clone()
+            },
+            TokenSpec {
+                uses: u32::MAX,
+                ..good.clone()
+            },
+            TokenSpec {
+                ttl: Duration::ZERO,
+                ..good.clone()
+            },
+            TokenSpec {
+                ttl: Duration::MAX,
+                ..good.clone()
+            },
+            TokenSpec {
+                subject: SubjectPattern::AnyTask { job: "*".to_owned() },
+                ..good
+            },
+        ] {
+            assert_eq!(authority.token(&bad).unwrap_err().code(), Code::InvalidArgument);
+        }
+    }
+
+    #[test]
+    fn the_join_command_is_one_line_with_the_secret_outside_of_the_arguments() {
+        let authority = Authority::ephemeral("c").unwrap();
+        let token = authority.token(&spec("task/worker/1", 1)).unwrap();
+        let command = token.join_command("10.0.0.1:7000");
+        let (before, arguments) = command.split_once(" | ").unwrap();
+        assert_eq!(before, format!("printf %s {}", token.secret()));
+        assert!(!arguments.contains(token.secret()) && !command.contains('\n'));
+        assert!(arguments.contains(&authority.ca_hash()) && arguments.contains("--as task/worker/1"));
+    }
+
+    #[test]
+    fn the_secret_is_in_no_debug_form_no_log_and_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let authority = Authority::create(&path, "c").unwrap();
+        let token = authority.token(&spec("client/a", 1)).unwrap();
+        authority
+            .redeem(token.secret(), &subject("client/b"), SystemTime::now())
+            .unwrap_err();
+        authority
+            .redeem(token.secret(), &subject("client/a"), SystemTime::now())
+            .unwrap();
+        assert!(!format!("{token:?}{authority:?}").contains(token.secret()));
+        for entry in std::fs::read_dir(&path).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            assert!(!text.contains(&token.secret()[4..]));
+        }
+        let audit = authority.audit().tail(100).unwrap();
+        assert!(
+            audit.iter().filter(|line| line.contains("redeem")).count() == 2,
+            "{audit:?}"
+        );
+        assert!(audit.iter().any(|line| line.contains(token.id())));
+    }
+
+    #[test]
+    fn a_secret_is_read_with_the_white_space_around_it_and_nothing_else_is() {
+        let secret = format!("aft_{}", "0a".repeat(32));
+        let read = |text: &str| secret_from(text.as_bytes());
+        assert_eq!(read(&format!(" {secret}\r\n")).unwrap(), secret);
+        for bad in [
+            "",
+            "\n",
+            &secret[1..],
+            &secret[..60],
+            &format!("{secret} {secret}"),
+            &secret.to_uppercase(),
+        ] {
+            let error = read(bad).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument);
+            assert!(bad.len() < 8 || !error.message().contains(bad));
+        }
+        assert!(secret_from(&[0xff, 0xfe][..]).is_err());
+        assert_eq!(read_secret("/nonexistent/token").unwrap_err().code(), Code::NotFound);
+    }
+}
