@@ -189,7 +189,7 @@ impl Authority {
     /// As [`issue`](Self::issue), at a time of the caller's choice.
     pub(crate) fn issue_at(&self, subject: Subject, ttl: Duration, now: SystemTime) -> Result<Identity> {
         let key = new_key()?;
-        let chain = self.sign("issue", &key, &subject, ttl, now, None, |_| Ok(()))?;
+        let chain = self.sign("issue", &key, &subject, ttl, now, None, |_| Ok(None))?;
         let revocations = self.revocations()?;
         Identity::from_parts(key.serialized_der(), &chain[0], &self.0.ca, revocations)
     }
@@ -205,7 +205,7 @@ impl Authority {
     pub fn sign_request(&self, csr_der: &[u8], subject: &Subject, ttl: Duration) -> Result<Vec<Vec<u8>>> {
         let now = SystemTime::now();
         let key = self.audited("issue", subject, now, None, || requested_key(csr_der))?;
-        self.sign("issue", &key, subject, ttl, now, None, |_| Ok(()))
+        self.sign("issue", &key, subject, ttl, now, None, |_| Ok(None))
     }
 
     /// Spends a use of a token and signs the request, or does neither.
@@ -219,7 +219,7 @@ impl Authority {
         peer: Option<SocketAddr>,
     ) -> Result<Vec<Vec<u8>>> {
         let key = self.audited("join", subject, now, peer, || requested_key(csr_der))?;
-        let spend = |state: &mut State| tokens::spend(state, secret, subject, seconds(now)).map(|_| ());
+        let spend = |state: &mut State| tokens::spend(state, secret, subject, seconds(now)).map(Some);
         self.sign("join", &key, subject, ttl, now, peer, spend)
     }
 
@@ -248,12 +248,12 @@ impl Authority {
         // Again under the lock: a revocation since the handshake counts, so no new certificate escapes it.
         let check = |state: &mut State| match state.revoked.contains_key(&holder.serial) {
             true => Err(revoked(&holder.subject)),
-            false => Ok(()),
+            false => Ok(None),
         };
         self.sign("renew", &key, wanted, ttl, now, peer, check)
     }
 
-    /// Issues a certificate in one transaction with `check`, and records it or the refusal.
+    /// Issues a certificate in one transaction with `check`, which may name a token, and records it or the refusal.
     #[allow(clippy::too_many_arguments)] // what a line of the audit log consists of
     fn sign(
         &self,
@@ -263,27 +263,28 @@ impl Authority {
         ttl: Duration,
         now: SystemTime,
         peer: Option<SocketAddr>,
-        check: impl FnOnce(&mut State) -> Result<()>,
+        check: impl FnOnce(&mut State) -> Result<Option<String>>,
     ) -> Result<Vec<Vec<u8>>> {
-        let (serial, leaf) = self.audited(event, subject, now, peer, || {
+        let (serial, leaf, token) = self.audited(event, subject, now, peer, || {
             subject.check()?;
             let validity = self.validity(ttl, seconds(now))?;
             let serial = new_serial()?;
             let params = leaf_params(&self.0.cluster, &Name::Member(subject.clone()), serial, validity)?;
             let serial = hex(&serial);
             self.0.store.change(seconds(now), |state| {
-                check(state)?;
+                let token = check(state)?;
                 let leaf = params.signed_by(key, &self.0.issuer).map_err(writing)?;
                 let issued = IssuedRecord {
                     subject: subject.to_string(),
                     not_after: validity.not_after,
                 };
                 state.issued.insert(serial.clone(), issued);
-                Ok((serial.clone(), leaf.der().to_vec()))
+                Ok((serial.clone(), leaf.der().to_vec(), token))
             })
         })?;
         let mut line = Event::done(event, seconds(now)).subject(subject).peer(peer);
         line.serial = Some(&serial);
+        line.token = token.as_deref();
         self.0.audit.record(&line)?;
         Ok(vec![leaf, self.0.ca.clone()])
     }

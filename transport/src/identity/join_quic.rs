@@ -1,5 +1,5 @@
 //! Joining over QUIC: the service of an authority, and the blocking calls of nodes. The exchanges are those of
-//! [`join`](super::join); here are sockets, deadlines and limits.
+//! [`join`](mod@super::join); here are sockets, deadlines and limits.
 #![forbid(unsafe_code)]
 
 use std::future::Future;

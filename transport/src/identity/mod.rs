@@ -5,10 +5,36 @@
 //! nothing else, with configurations that the identity makes. A node becomes a member with a [`Token`] that names whom it
 //! admits, expires, and can be used up.
 //!
+//! ```
+//! use std::time::{Duration, Instant};
+//! use actorflow_transport::identity::{Authority, TokenSpec, join, peer_identity, serve};
+//!
+//! # fn main() -> actorflow_core::Result<()> {
+//! // Where the cluster is administered:
+//! let authority = Authority::ephemeral("demo")?; // or `Authority::create(dir, "demo")`
+//! let service = serve("127.0.0.1:0".parse().expect("an address"), &authority)?;
+//! let token = authority.token(&TokenSpec {
+//!     subject: "task/worker/1".parse()?,
+//!     ttl: Duration::from_secs(3600),
+//!     uses: 1,
+//! })?;
+//!
+//! // On the new node, with what the join command says:
+//! let deadline = Instant::now() + Duration::from_secs(30);
+//! let addr = service.addr().to_string();
+//! let identity = join(&addr, token.ca_hash(), token.secret(), "task/worker/1".parse()?, deadline)?;
+//! let tls = identity.client_tls(&[b"actorflow/1"])?;
+//! # let _ = tls;
+//! assert_eq!(peer_identity(identity.certificate_der())?.subject.task_name().as_deref(), Some("/job:worker/task:1"));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The layers, from below: names ([`subject`]), certificates ([`certificate`]), which of them a handshake accepts
-//! (`verify`), a member's side ([`node`]), the authority's side ([`authority`], [`tokens`], its `store` and [`audit`] log).
-//! Only the library named here knows about certificates; who may do what with them is for the caller, who reads the peer's
-//! subject with [`peer_identity`].
+//! (`verify`), a member's side ([`node`]), the authority's side ([`authority`], [`tokens`], its `store`, the [`audit`]
+//! log), the exchanges between the two ([`join`](mod@join)), their connections ([`join_quic`]), and what repeats them
+//! ([`renew`](mod@renew)). What is guaranteed, and what is not, is in `docs/security.md`. Who may do what with a connection
+//! is for the caller, who reads the peer's subject with [`peer_identity`].
 #![forbid(unsafe_code)]
 
 pub mod audit;

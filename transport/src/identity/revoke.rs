@@ -59,7 +59,8 @@ impl Authority {
         Ok(revoked)
     }
 
-    /// The certificates that are revoked and have not expired, for [`Identity::with_revocations`].
+    /// The certificates that are revoked and have not expired, for
+    /// [`Identity::with_revocations`](super::Identity::with_revocations).
     ///
     /// # Errors
     /// Those of reading the state.

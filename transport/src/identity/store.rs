@@ -220,7 +220,12 @@ mod tests {
             });
             assert!(failed.is_err());
             assert!(store.read().unwrap().tokens.is_empty());
-            store.change(0, |state| Ok(state.tokens.push(token(9)))).unwrap();
+            store
+                .change(0, |state| {
+                    state.tokens.push(token(9));
+                    Ok(())
+                })
+                .unwrap();
             assert_eq!(store.read().unwrap().tokens.len(), 1);
         }
     }

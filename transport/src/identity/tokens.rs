@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use super::audit::Event;
 use super::authority::Authority;
 use super::clock::{moment, rfc3339, seconds};
-use super::crypto::{hex, random, sha256};
+use super::crypto::{hex, is_hex, random, sha256};
 use super::files;
 use super::store::{State, TokenRecord};
 use super::subject::{Subject, SubjectPattern};
@@ -125,10 +125,22 @@ pub fn read_secret(file: &str) -> Result<String> {
     }
 }
 
+/// Takes a secret from an environment variable, for nodes that are started by something which hands secrets over so. A
+/// file is better: programs that a node starts inherit its environment.
+///
+/// # Errors
+/// `NOT_FOUND` if the variable is not set, `INVALID_ARGUMENT` if it is no secret of a token; the error does not repeat it.
+pub fn secret_from_env(variable: &str) -> Result<String> {
+    let value = std::env::var_os(variable)
+        .ok_or_else(|| Error::not_found(format!("the environment variable {variable} is not set")))?;
+    secret_from(value.as_encoded_bytes()).map_err(|error| error.context(variable))
+}
+
 /// Reads a secret and the white space around it.
 pub(crate) fn secret_from(reader: impl Read) -> Result<String> {
     let mut text = String::new();
-    let bound = u64::try_from(MAX_SECRET).unwrap_or(u64::MAX);
+    // One byte more than any secret tells a longer text from one.
+    let bound = u64::try_from(MAX_SECRET).unwrap_or(u64::MAX).saturating_add(1);
     reader
         .take(bound)
         .read_to_string(&mut text)
@@ -138,7 +150,7 @@ pub(crate) fn secret_from(reader: impl Read) -> Result<String> {
         })?;
     let secret = text.trim();
     match secret.strip_prefix(PREFIX) {
-        Some(digits) if super::crypto::is_hex(digits, 64) => Ok(secret.to_owned()),
+        Some(digits) if text.len() <= MAX_SECRET && is_hex(digits, 64) => Ok(secret.to_owned()),
         _ => Err(not_a_secret()),
     }
 }
@@ -179,8 +191,12 @@ impl Authority {
         let expires = now.saturating_add(spec.ttl.as_secs());
         self.store().change(now, |state| {
             if state.tokens.len() >= MAX_TOKENS {
+                // Those that are good for nothing any more make room.
+                state.tokens.retain(|token| token.expires > now && token.uses_left > 0);
+            }
+            if state.tokens.len() >= MAX_TOKENS {
                 return Err(Error::exhausted(format!(
-                    "{MAX_TOKENS} tokens are remembered already; withdraw some, or wait until they expire"
+                    "{MAX_TOKENS} tokens are unused; withdraw some, or wait until they expire"
                 )));
             }
             state.tokens.push(TokenRecord {
@@ -470,6 +486,11 @@ mod tests {
             assert!(bad.len() < 8 || !error.message().contains(bad));
         }
         assert!(secret_from(&[0xff, 0xfe][..]).is_err());
+        assert!(read(&format!("{secret}{}x", " ".repeat(300))).is_err());
         assert_eq!(read_secret("/nonexistent/token").unwrap_err().code(), Code::NotFound);
+        assert_eq!(
+            secret_from_env("ACTORFLOW_NO_SUCH_VARIABLE").unwrap_err().code(),
+            Code::NotFound
+        );
     }
 }
