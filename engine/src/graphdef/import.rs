@@ -63,7 +63,7 @@ impl ImportOptions {
         self
     }
 
-    /// The device of nodes for which the file names none.
+    /// The device of nodes for which the file names none, nor for nodes that they have to be with.
     pub fn default_device(mut self, device: &str) -> Self {
         self.device = device.to_owned();
         self
@@ -294,16 +294,13 @@ impl<'a> Import<'a> {
         let def = registry().get(&node.op)?;
         let (mut attrs, colocate) = self.attrs(def, node)?;
         def.fill_defaults(&mut attrs);
-        let device = match node.device.as_str() {
-            "" => &self.options.device,
-            d => d,
-        };
         let mut builder = self
             .graph
             .op(&node.op)
             .imported(&self.name(&node.name))
             .attrs(&attrs)
-            .device(device);
+            .device(&node.device)
+            .default_device(&self.options.device);
         for name in &colocate {
             builder = builder.colocate_with(name);
         }

@@ -173,7 +173,7 @@ impl Solver<'_> {
         let got = (0..self.devices.len())
             .filter(possible)
             .min_by_key(distance)
-            .ok_or_else(|| self.error(conflict))?;
+            .ok_or_else(|| self.error(conflict, true))?;
         let moves = members
             .iter()
             .filter(|n| **n >= self.pinned.len() && !self.demands.get(**n).allowed[got])
@@ -193,11 +193,16 @@ impl Solver<'_> {
         if !demand.allowed.contains(&true) {
             return self.why_none(n);
         }
+        // The chain of reasons is told for the nodes in conflict only: a group can have any number of others.
+        let told = conflict.nodes.contains(&n);
         let others: Vec<String> = conflict
             .nodes
             .iter()
             .filter(|o| **o != n)
-            .map(|&o| format!("{} ({})", self.asks(o), self.groups.why(self.nodes, n, o)))
+            .map(|&o| match told {
+                true => format!("{} ({})", self.asks(o), self.groups.why(self.nodes, n, o)),
+                false => self.asks(o),
+            })
             .collect();
         format!("it has to be on one device with others: {}", others.join("; "))
     }
@@ -237,7 +242,7 @@ impl Solver<'_> {
     }
 
     /// The error that names the nodes, what they ask for, why they are together, and the devices there are.
-    pub(super) fn error(&self, conflict: &Conflict) -> Error {
+    pub(super) fn error(&self, conflict: &Conflict, soft: bool) -> Error {
         const SHOWN: usize = 16;
         let mut devices: Vec<String> = self.devices.iter().take(SHOWN).map(|d| d.name.to_string()).collect();
         if self.devices.len() > SHOWN {
@@ -245,12 +250,13 @@ impl Solver<'_> {
         }
         let asked: Vec<String> = conflict.nodes.iter().map(|&n| self.asks(n)).collect();
         let devices = devices.join(", ");
+        let or_soft = if soft { "" } else { ", or allow soft placement" };
         let Some((&last, rest)) = conflict.nodes.split_last() else {
             return Error::internal("a conflict of placement without nodes");
         };
         let message = if rest.is_empty() {
             format!(
-                "{}, but {}; name one of the devices ({devices}) or allow soft placement",
+                "{}, but {}; name one of the devices ({devices}){or_soft}",
                 asked.join(""),
                 self.why_none(last)
             )
@@ -258,7 +264,7 @@ impl Solver<'_> {
             let ties: Vec<String> = rest.iter().map(|&n| self.groups.why(self.nodes, n, last)).collect();
             format!(
                 "nodes that have to be on one device leave none: {}. They are together because {}. Name devices that \
-                 agree, or allow soft placement. The devices are: {devices}",
+                 agree{or_soft}. The devices are: {devices}",
                 asked.join("; "),
                 ties.join(", ")
             )

@@ -207,7 +207,7 @@ pub fn place(
                 moves.extend(moved);
                 [device].into()
             }
-            Err(conflict) => return Err(solver.error(&conflict)),
+            Err(conflict) => return Err(solver.error(&conflict, false)),
         });
     }
     let chooser = choose::Chooser::new(&nodes, devices, &groups, &candidates, options);

@@ -29,6 +29,7 @@ pub struct OpBuilder {
     attrs: Attrs,
     control: Vec<NodeId>,
     device: Option<String>,
+    default_device: Option<String>,
     colocate: Vec<String>,
     location: Option<&'static Location<'static>>,
     failed: Option<Error>,
@@ -53,6 +54,7 @@ impl Graph {
             attrs: Attrs::new(),
             control: Vec::new(),
             device: None,
+            default_device: None,
             colocate: Vec::new(),
             location: Some(Location::caller()),
             failed: None,
@@ -114,6 +116,12 @@ impl OpBuilder {
     /// The device to ask for, in addition to what the open device scopes say; its parts win.
     pub fn device(mut self, device: &str) -> Self {
         self.device = Some(device.to_owned());
+        self
+    }
+
+    /// For importers: the device to ask for if neither the node itself nor one that it has to be with asks for any.
+    pub fn default_device(mut self, device: &str) -> Self {
+        self.default_device = Some(device.to_owned());
         self
     }
 
@@ -256,21 +264,28 @@ impl OpBuilder {
             }
         }
 
-        node.device = match (self.exact, self.device) {
+        node.device = if self.exact {
             // As the file spells it, so that it is written back like that.
-            (true, Some(text)) => text,
-            _ => {
-                let name = match self.name.as_deref().unwrap_or(def.name()) {
-                    whole if whole.ends_with('/') => whole.trim_end_matches('/').to_owned(),
-                    inner => format!("{}{inner}", scope.prefix),
-                };
-                let place = Place {
-                    own: own_device,
-                    name: &name,
-                    layers: &layers,
-                };
-                self.graph.device_of_new(&node, place)?.to_string()
+            match (self.device, self.default_device) {
+                (Some(text), _) if !text.is_empty() => text,
+                (_, Some(default)) => {
+                    let tied = self.graph.device_of_tie(&node)?;
+                    let apart = !tied.is_any() && tied != default.parse()?;
+                    if apart { String::new() } else { default }
+                }
+                _ => String::new(),
             }
+        } else {
+            let name = match self.name.as_deref().unwrap_or(def.name()) {
+                whole if whole.ends_with('/') => whole.trim_end_matches('/').to_owned(),
+                inner => format!("{}{inner}", scope.prefix),
+            };
+            let place = Place {
+                own: own_device,
+                name: &name,
+                layers: &layers,
+            };
+            self.graph.device_of_new(&node, place)?.to_string()
         };
 
         let op = self.graph.write(|d| {

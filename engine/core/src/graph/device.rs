@@ -130,7 +130,7 @@ impl Graph {
 
     /// What the first node that `node` has to be with asks for: one that it is colocated with, or one that gives it a
     /// reference or a resource handle.
-    fn device_of_tie(&self, node: &Node) -> Result<DeviceName> {
+    pub(super) fn device_of_tie(&self, node: &Node) -> Result<DeviceName> {
         let text = self.read(|d| {
             let named = node.colocate_with.iter().filter_map(|n| d.by_name.get(n.as_str()));
             let given = (0..node.inputs.len())

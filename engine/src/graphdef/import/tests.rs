@@ -261,6 +261,32 @@ fn constants_are_bounded_together() {
 }
 
 #[test]
+fn the_default_device_leaves_nodes_alone_that_are_colocated_with_a_node_on_a_device() {
+    let mut k = constant("k", 1.0);
+    k.device = "/job:ps".to_owned();
+    let beside = node(
+        "id",
+        "Identity",
+        &["k"],
+        &[("_class", vec!["loc:@k".to_owned()].into())],
+    );
+    let options = ImportOptions::new().default_device("/job:worker");
+    let nodes = vec![k, beside, constant("free", 1.0)];
+    let g = import_into(&Graph::new(), &def(nodes), &options).unwrap();
+    let devices: Vec<String> = g.operations.iter().map(|o| o.node().device().to_owned()).collect();
+    assert_eq!(devices, ["/job:ps", "", "/job:worker"]);
+}
+
+#[test]
+fn a_malformed_device_of_a_file_is_refused_with_the_node() {
+    let mut k = constant("k", 1.0);
+    k.device = "/job:ps/tusk:1".to_owned();
+    let e = import(vec![k]).unwrap_err();
+    assert_eq!((e.code(), e.node()), (Code::InvalidArgument, Some("k")));
+    assert!(e.message().contains("tusk:1"), "{e}");
+}
+
+#[test]
 fn a_graph_built_by_hand_round_trips() {
     let g = Graph::new();
     let _dev = g.device_scope("/job:worker/device:CPU:1");
