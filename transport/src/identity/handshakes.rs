@@ -199,6 +199,27 @@ fn the_authoritys_certificate_is_no_members_and_a_members_not_the_authoritys() {
 }
 
 #[test]
+fn a_member_that_shows_the_cas_certificate_cannot_pose_as_the_authority() {
+    let authority = Authority::ephemeral("c").unwrap();
+    let key = new_key().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let chain = authority.sign_request(csr.der(), &subject("chief/x"), DAY).unwrap();
+    let chain = chain.into_iter().map(CertificateDer::from).collect();
+    let key = PrivatePkcs8KeyDer::from(key.serialized_der().to_vec());
+    let mut server = ServerConfig::builder_with_provider(crypto::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key.into())
+        .unwrap();
+    server.alpn_protocols = vec![join::ALPN.to_vec()];
+    is_refused(
+        connect(join::client_tls_join(&authority.ca_hash()).unwrap(), server),
+        "chief/x, not the cluster's authority",
+    );
+}
+
+#[test]
 fn protocols_that_differ_do_not_connect() {
     let authority = Authority::ephemeral("c").unwrap();
     let a = authority.issue(subject("task/ps/0"), DAY).unwrap();
