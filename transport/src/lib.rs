@@ -5,7 +5,7 @@
 //! - [`message`], [`limits`], [`counters`], [`header`]: what is sent, what a peer may use, what is counted
 //! - [`identity`]: certificates and subjects
 //! - [`frame`]: how messages and tensors are laid out in a stream
-//! - `proto`: one connection as a pure state machine, without sockets and without a clock
+//! - [`proto`]: one connection as a pure state machine, without sockets and without a clock
 //! - `sim`: many of these machines in one simulated network, for tests
 //! - [`quic`]: the endpoint; the only place that names the QUIC library
 //!
@@ -19,6 +19,7 @@ pub mod header;
 pub mod identity;
 pub mod limits;
 pub mod message;
+pub mod proto;
 pub mod quic;
 
 pub use counters::Counters;

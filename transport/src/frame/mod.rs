@@ -17,7 +17,7 @@
 
 mod archive;
 mod decode;
-mod encode;
+pub(crate) mod encode;
 mod tensor;
 #[cfg(test)]
 mod tests;
