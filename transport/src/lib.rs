@@ -26,4 +26,4 @@ pub use counters::Counters;
 pub use identity::{Identity, Subject};
 pub use limits::{Limits, Timing};
 pub use message::{Message, Parcel};
-pub use quic::{Endpoint, EndpointOptions, Handler, Peer, PeerInfo, Reply};
+pub use quic::{Cork, Endpoint, EndpointOptions, Handler, Peer, PeerInfo, Reply, cork};

@@ -45,22 +45,14 @@ pub struct Connection<K> {
 }
 
 impl<K> Connection<K> {
-    /// A connection to a peer whose certificate says `subject`, begun now. It has a hello to send.
-    pub fn new(local: Local, subject: String, now: Time) -> Connection<K> {
+    /// A connection to a peer whose certificate says `subject`, begun now. The side that dials says hello at once; the
+    /// other one answers with [`welcome`](Self::welcome) when it has seen and accepted the hello, so that who is not
+    /// accepted never believes to be connected.
+    pub fn new(local: Local, subject: String, dials: bool, now: Time) -> Connection<K> {
         let limits = local.limits;
         let window = Credit {
             frames: limits.in_flight.max(1) as u64,
             bytes: limits.in_flight_bytes.max(1) as u64,
-        };
-        let hello = Hello {
-            cluster: local.cluster.clone(),
-            subject: local.subject.clone(),
-            header: limits.header as u64,
-            message: limits.message as u64,
-            tensor: limits.tensor as u64,
-            window_bytes: window.bytes,
-            window: window.frames,
-            pending_requests: limits.pending_requests as u64,
         };
         let mut connection = Connection {
             inbound: Inbound::new(window, limits.tensor.max(limits.message) as u64),
@@ -78,8 +70,26 @@ impl<K> Connection<K> {
             heard: now,
             spoke: now,
         };
-        connection.put(Class::Control, Body::Hello(hello), false);
+        if dials {
+            connection.welcome();
+        }
         connection
+    }
+
+    /// Says hello. The side that accepts calls it once, on [`Action::Connected`], before anything else is sent.
+    pub fn welcome(&mut self) {
+        let limits = &self.local.limits;
+        let hello = Hello {
+            cluster: self.local.cluster.clone(),
+            subject: self.local.subject.clone(),
+            header: limits.header as u64,
+            message: limits.message as u64,
+            tensor: limits.tensor as u64,
+            window_bytes: limits.in_flight_bytes.max(1) as u64,
+            window: limits.in_flight.max(1) as u64,
+            pending_requests: limits.pending_requests as u64,
+        };
+        self.put(Class::Control, Body::Hello(hello), false);
     }
 
     /// The next thing to do.

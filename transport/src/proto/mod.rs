@@ -83,7 +83,7 @@ pub enum Action<K> {
         /// The frame.
         frame: Frame,
     },
-    /// The peer's hello has come and is right.
+    /// The peer's hello has come and is right. The side that did not dial calls [`Connection::welcome`], or closes.
     Connected {
         /// The peer's incarnation.
         incarnation: u64,

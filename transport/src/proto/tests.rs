@@ -28,6 +28,9 @@ fn at(millis: u64) -> Time {
 fn drain(c: &mut C) -> (Vec<Frame>, Vec<Action<u32>>) {
     let (mut frames, mut rest) = (Vec::new(), Vec::new());
     while let Some(action) = c.poll() {
+        if matches!(action, Action::Connected { .. }) && c.local.subject == "task/ps/0" {
+            c.welcome();
+        }
         match action {
             Action::Send { frame, .. } => frames.push(frame),
             other => rest.push(other),
@@ -53,8 +56,8 @@ fn settle(a: &mut C, b: &mut C, now: Time) -> (Vec<Action<u32>>, Vec<Action<u32>
 }
 
 fn pair_with(limits: Limits) -> (C, C) {
-    let mut a = C::new(local("task/worker/0", 10, limits), "task/ps/0".to_owned(), at(0));
-    let mut b = C::new(local("task/ps/0", 20, limits), "task/worker/0".to_owned(), at(0));
+    let mut a = C::new(local("task/worker/0", 10, limits), "task/ps/0".to_owned(), true, at(0));
+    let mut b = C::new(local("task/ps/0", 20, limits), "task/worker/0".to_owned(), false, at(0));
     let (of_a, of_b) = settle(&mut a, &mut b, at(0));
     assert!(matches!(of_a[..], [Action::Connected { incarnation: 20, .. }]));
     assert!(matches!(of_b[..], [Action::Connected { incarnation: 10, .. }]));
@@ -278,7 +281,10 @@ fn a_peer_that_takes_nothing_is_lost_after_the_stall_time() {
             .into_iter()
             .for_each(|f| a.receive(f, at(1000 * second)));
         a.handle_timeout(at(1000 * second));
-        drain(&mut a).0.into_iter().for_each(|f| b.receive(f, at(1000 * second)));
+        drain(&mut a)
+            .0
+            .into_iter()
+            .for_each(|f| b.receive(f, at(1000 * second)));
         assert!(a.is_up() && b.is_up());
     }
     a.handle_timeout(at(10_000));
@@ -311,13 +317,14 @@ fn nothing_is_read_before_a_hello_of_the_same_cluster_and_subject() {
         C::new(
             local("task/ps/0", 1, Limits::default()),
             "task/worker/0".to_owned(),
+            false,
             at(0),
         )
     };
     let hello_of = |cluster: &str, subject: &str| {
         let mut l = local(subject, 2, Limits::default());
         l.cluster = cluster.to_owned();
-        drain(&mut C::new(l, "task/ps/0".to_owned(), at(0))).0
+        drain(&mut C::new(l, "task/ps/0".to_owned(), true, at(0))).0
     };
     for (cluster, subject, code) in [
         ("venus", "task/worker/0", Code::Unauthenticated),
