@@ -5,7 +5,7 @@
 //! - [`message`], [`limits`], [`counters`], [`header`]: what is sent, what a peer may use, what is counted
 //! - [`identity`]: certificates and subjects
 //! - [`frame`]: how messages and tensors are laid out in a stream
-//! - `proto`: one connection as a pure state machine, without sockets and without a clock
+//! - [`proto`]: one connection as a pure state machine, without sockets and without a clock
 //! - `sim`: many of these machines in one simulated network, for tests
 //! - [`quic`]: the endpoint; the only place that names the QUIC library
 //!
@@ -19,10 +19,11 @@ pub mod header;
 pub mod identity;
 pub mod limits;
 pub mod message;
+pub mod proto;
 pub mod quic;
 
 pub use counters::Counters;
 pub use identity::{Identity, Subject};
 pub use limits::{Limits, Timing};
 pub use message::{Message, Parcel};
-pub use quic::{Endpoint, EndpointOptions, Handler, Peer, PeerInfo, Reply};
+pub use quic::{Cork, Endpoint, EndpointOptions, Handler, Peer, PeerInfo, Reply, cork};

@@ -1,20 +1,42 @@
 //! The endpoint: the protocol over QUIC, and the only place that names the QUIC library.
 #![forbid(unsafe_code)]
 
+mod config;
+mod cork;
+mod dial;
+mod link;
 mod peer;
+mod reactor;
+mod shared;
+mod socket;
+mod state;
+mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use actorflow_core::tensor::Pool;
 use actorflow_core::{Error, Result};
+use parking_lot::Mutex;
+
+use self::config::Setup;
+use self::dial::Waiter;
+use self::reactor::Reactor;
+use self::shared::{Parts, Shared};
+use self::socket::Socket;
+use self::state::Wish;
 
 use crate::counters::Counters;
 use crate::identity::{Identity, Subject};
 use crate::limits::{Limits, Timing};
 use crate::message::{Message, Parcel};
 
+pub use cork::{Cork, cork};
 pub use peer::{AnswerThen, Peer, PeerInfo, Reply, SentThen};
 
 /// What an endpoint tells its owner. Called on the endpoint's own threads, so it must not block; for one peer, calls
@@ -76,25 +98,56 @@ impl EndpointOptions {
 pub type ConnectThen = Box<dyn FnOnce(Result<Peer>) + Send>;
 
 /// A UDP socket that accepts connections of the cluster's members and makes them.
-pub struct Endpoint {}
-
-fn unimplemented<T>() -> Result<T> {
-    Err(Error::unimplemented("the endpoint is not built in this version"))
+///
+/// It has a thread of its own, so that its owner needs no runtime. Dropping it closes it.
+pub struct Endpoint {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    grace: Arc<Mutex<Duration>>,
 }
 
 impl Endpoint {
-    /// Binds the socket and starts the endpoint's threads.
+    /// Binds the socket and starts the endpoint's thread.
     ///
     /// # Errors
     /// Whatever the system says about the address; `INVALID_ARGUMENT` for an identity that TLS refuses.
     pub fn bind(options: EndpointOptions, handler: Arc<dyn Handler>) -> Result<Endpoint> {
-        let _ = (options, handler);
-        unimplemented()
+        let setup = Setup::new(options.identity, &options.limits, &options.timing)?;
+        let socket = Socket::bind(options.bind)?;
+        let (poll, waker) = reactor::poll()?;
+        let server = setup.server(socket.local, None);
+        let config = Arc::new(config::endpoint()?);
+        let shared = Shared::new(Parts {
+            endpoint: quinn_proto::Endpoint::new(config, Some(server), socket.discovers_mtu(), None),
+            socket,
+            setup,
+            handler,
+            pool: options.pool.unwrap_or_else(Pool::unbounded),
+            limits: Limits {
+                header: options.limits.header.min(crate::frame::MAX_HEADER),
+                ..options.limits
+            },
+            timing: options.timing,
+            incarnation: options.incarnation,
+            epoch: options.epoch,
+            waker,
+        });
+        let grace = Arc::new(Mutex::new(Duration::ZERO));
+        let reactor = Reactor::new(shared.clone(), poll, grace.clone())?;
+        let thread = std::thread::Builder::new()
+            .name("actorflow-wire".to_owned())
+            .spawn(move || reactor.run())
+            .map_err(|e| Error::from(e).context("cannot start the endpoint's thread"))?;
+        Ok(Endpoint {
+            shared,
+            thread: Mutex::new(Some(thread)),
+            grace,
+        })
     }
 
     /// The address it is bound to.
     pub fn local_addr(&self) -> SocketAddr {
-        SocketAddr::from(([0, 0, 0, 0], 0))
+        self.shared.socket.local
     }
 
     /// Connects to `addr` (`host:port`) and waits until the peer is known, at most until `deadline`. A live
@@ -102,26 +155,28 @@ impl Endpoint {
     ///
     /// # Errors
     /// `UNAVAILABLE` if nobody answers there, `UNAUTHENTICATED` if the peer is not of the cluster or not the one
-    /// expected, `DEADLINE_EXCEEDED`.
+    /// expected, `ABORTED` if a later incarnation of this side is known there, `DEADLINE_EXCEEDED`;
+    /// `FAILED_PRECONDITION` on a thread of an endpoint.
     pub fn connect(&self, addr: &str, expect: Option<&Subject>, deadline: Instant) -> Result<Peer> {
-        let _ = (addr, expect, deadline);
-        unimplemented()
+        peer::wait("a connection", deadline, |then| {
+            self.connect_then(addr, expect, deadline, then);
+        })
     }
 
-    /// As [`connect`](Self::connect), without waiting.
+    /// As [`connect`](Self::connect), without waiting; `then` may be called before this returns.
     pub fn connect_then(&self, addr: &str, expect: Option<&Subject>, deadline: Instant, then: ConnectThen) {
-        let _ = (addr, expect, deadline);
-        then(unimplemented());
+        dial::dial(&self.shared, addr, expect, Waiter::new(deadline, then));
     }
 
     /// The peers of all live connections.
     pub fn peers(&self) -> Vec<Peer> {
-        Vec::new()
+        let links = self.shared.all_links();
+        links.iter().filter(|l| l.is_up()).filter_map(|l| l.peer()).collect()
     }
 
     /// What crossed and what was dropped, so far.
     pub fn counters(&self) -> Counters {
-        Counters::default()
+        self.shared.totals.read()
     }
 
     /// Uses a renewed certificate for handshakes from now on; connections that are up stay.
@@ -129,17 +184,48 @@ impl Endpoint {
     /// # Errors
     /// `INVALID_ARGUMENT` if it names another cluster or subject, or TLS refuses it.
     pub fn set_identity(&self, identity: Identity) -> Result<()> {
-        let _ = identity;
-        unimplemented()
+        let mut current = self.shared.setup.write();
+        let (old, new) = (&current.identity, &identity);
+        if old.cluster() != new.cluster() || old.subject() != new.subject() {
+            return Err(Error::invalid(format!(
+                "the endpoint of {} in cluster {:?} cannot become {} in {:?}; bind another one",
+                old.subject(),
+                old.cluster(),
+                new.subject(),
+                new.cluster()
+            )));
+        }
+        *current = Arc::new(Setup::new(identity, &self.shared.limits, &self.shared.timing)?);
+        Ok(())
     }
 
     /// Raises the cluster's epoch: frames of earlier ones are dropped from now on.
     pub fn set_epoch(&self, epoch: u64) {
-        let _ = epoch;
+        self.shared.epoch.fetch_max(epoch, Ordering::SeqCst);
+        for link in self.shared.all_links() {
+            link.wish(Wish::Epoch(epoch));
+        }
     }
 
-    /// Closes every connection, telling the peers, and ends the threads; waits at most `grace` for the peers to hear it.
+    /// Closes every connection, telling the peers, and ends the thread; waits at most `grace` until the peers have
+    /// heard it. From a handler it does not wait.
     pub fn close(&self, grace: Duration) {
-        let _ = grace;
+        *self.grace.lock() = grace;
+        self.shared.closing.store(true, Ordering::SeqCst);
+        self.shared.wake();
+        if reactor::is_this_thread() {
+            return;
+        }
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // A handler that panicked has ended the thread; there is nothing else to be done about it here.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.close(Duration::ZERO);
     }
 }

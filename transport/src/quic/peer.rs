@@ -1,11 +1,18 @@
 //! The other end of a connection, and answers to its requests.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
 
 use actorflow_core::{Error, Result};
 
+use super::link::Link;
+use super::reactor;
+use super::state::Wish;
+use crate::frame::encode::check_message;
 use crate::identity::Subject;
 use crate::message::{Message, Parcel};
 
@@ -26,73 +33,145 @@ pub type AnswerThen = Box<dyn FnOnce(Result<Message>) + Send>;
 /// Called once when a parcel has been taken for sending, or with why it never will be.
 pub type SentThen = Box<dyn FnOnce(Result<()>) + Send>;
 
-fn unimplemented<T>() -> Result<T> {
-    Err(Error::unimplemented("the endpoint is not built in this version"))
+/// Beyond a deadline, how long a blocking call waits for the endpoint to say so.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Waits for what `start` passes to its continuation.
+pub(super) fn wait<T: Send + 'static>(
+    what: &str,
+    deadline: Instant,
+    start: impl FnOnce(Box<dyn FnOnce(Result<T>) + Send>),
+) -> Result<T> {
+    if reactor::is_this_thread() {
+        return Err(Error::failed_precondition(format!(
+            "{what} would wait on the endpoint's own thread, which has to go on; pass a continuation instead"
+        )));
+    }
+    let (tell, told) = sync_channel(1);
+    start(Box::new(move |result| {
+        // Nobody listens any more only after the wait below has given up.
+        let _ = tell.send(result);
+    }));
+    let patience = deadline.saturating_duration_since(Instant::now()).saturating_add(GRACE);
+    told.recv_timeout(patience)
+        .unwrap_or_else(|_| Err(Error::deadline(format!("{what} got no outcome from its endpoint"))))
 }
 
 /// The other end of a connection. Clones are the same connection.
 #[derive(Clone)]
 pub struct Peer {
-    info: PeerInfo,
+    link: Arc<Link>,
+    info: Arc<PeerInfo>,
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let i = &self.info;
+        write!(f, "{} (incarnation {}) at {}", i.subject, i.incarnation, i.addr)
+    }
+}
+
+/// Whether both are the same connection.
+impl PartialEq for Peer {
+    fn eq(&self, other: &Peer) -> bool {
+        Arc::ptr_eq(&self.link, &other.link)
+    }
 }
 
 impl Peer {
+    pub(super) fn new(link: Arc<Link>, info: Arc<PeerInfo>) -> Peer {
+        Peer { link, info }
+    }
+
     /// Who it is.
     pub fn info(&self) -> &PeerInfo {
         &self.info
     }
 
     /// Sends a request; `then` is called exactly once, with the answer, with the peer's error, or with
-    /// `DEADLINE_EXCEEDED` or `UNAVAILABLE`. Never blocks.
+    /// `DEADLINE_EXCEEDED` or `UNAVAILABLE`. Never blocks; `then` may be called before this returns.
     pub fn request(&self, message: Message, deadline: Instant, then: AnswerThen) {
-        let _ = (message, deadline);
-        then(unimplemented());
+        let deadline = self.link.time(deadline);
+        self.link.wish(Wish::Request(message, deadline, then));
     }
 
     /// Sends a request and waits for its answer; not for the endpoint's own threads.
     ///
     /// # Errors
-    /// As passed to `then` of [`request`](Self::request).
+    /// As passed to `then` of [`request`](Self::request); `FAILED_PRECONDITION` on a thread of the endpoint.
     pub fn call(&self, message: Message, deadline: Instant) -> Result<Message> {
-        let _ = (message, deadline);
-        unimplemented()
+        let what = "a call of a peer";
+        wait(what, deadline, |then| self.request(message, deadline, then))
     }
 
-    /// Sends a message without an answer.
+    /// Sends a message without an answer. Messages below [`BULK`](crate::proto::BULK) arrive in the order in which they
+    /// were sent; larger ones have streams of their own and may be overtaken.
     ///
     /// # Errors
-    /// `UNAVAILABLE` if the connection is lost, `INVALID_ARGUMENT` if the message cannot be sent.
+    /// `UNAVAILABLE` if the connection is lost, `INVALID_ARGUMENT` if the message cannot be sent to anybody. If the
+    /// peer does not accept one of its size, the connection is closed, so that nobody waits for it in vain.
     pub fn notify(&self, message: Message) -> Result<()> {
-        let _ = message;
-        unimplemented()
+        if !self.is_alive() {
+            let gone = Error::unavailable(format!("{self:?} is not connected any more"));
+            return Err(gone.in_task(&self.info.subject.to_string()));
+        }
+        check_message(&message, u64::MAX, u64::MAX, u64::MAX)?;
+        self.link.wish(Wish::Notice(message));
+        Ok(())
     }
 
     /// Sends a tensor to an edge. Never blocks: without room at the receiver the parcel waits, and `then` is called
-    /// when it has been taken for sending.
+    /// when it has been taken for sending, which may be before this returns. Without `then`, a parcel that can never
+    /// be sent (a resource, say) closes the connection, so that nobody waits for it in vain.
     pub fn send(&self, parcel: Parcel, then: Option<SentThen>) {
-        let _ = parcel;
-        if let Some(then) = then {
-            then(unimplemented());
-        }
+        self.link.wish(Wish::Parcel(parcel, then));
     }
 
     /// Whether the connection is up.
     pub fn is_alive(&self) -> bool {
-        false
+        self.link.is_up()
     }
 
     /// Closes the connection, telling the peer why.
     pub fn close(&self, why: &str) {
-        let _ = why;
+        self.link.wish(Wish::Close(Error::cancelled(why)));
     }
 }
 
 /// The way to answer one request, from any thread. Dropping it answers `INTERNAL`.
-pub struct Reply {}
+pub struct Reply {
+    link: Arc<Link>,
+    id: u64,
+    answered: bool,
+}
 
 impl Reply {
-    /// Answers.
-    pub fn send(self, answer: Result<Message>) {
-        let _ = answer;
+    pub(super) fn new(link: Arc<Link>, id: u64) -> Reply {
+        Reply {
+            link,
+            id,
+            answered: false,
+        }
+    }
+
+    /// Answers. Never blocks; if the connection is gone, the answer is dropped.
+    pub fn send(mut self, answer: Result<Message>) {
+        self.answered = true;
+        self.link.wish(Wish::Answer(self.id, answer));
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply({})", self.id)
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if !self.answered {
+            let error = Error::internal("the request was dropped without an answer");
+            self.link.wish(Wish::Answer(self.id, Err(error)));
+        }
     }
 }

@@ -1,0 +1,80 @@
+//! Which incarnation of a subject is the living one.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+/// Subjects that are remembered; beyond it the ones with the smallest incarnations are forgotten.
+const REMEMBERED: usize = 64 << 10;
+
+/// What is to be done about a peer that has introduced itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the first of its subject, or the same as before.
+    Welcome,
+    /// It is a later run of its subject: connections of earlier ones are to be closed.
+    Newer,
+    /// A later run of its subject is known: this connection is to be closed.
+    Stale {
+        /// The latest incarnation known.
+        latest: u64,
+    },
+}
+
+/// The latest incarnation of every subject that has been seen. Only subjects that exist once have one: of a client any
+/// number of runs may live at the same time.
+#[derive(Debug, Clone, Default)]
+pub struct Fences {
+    latest: BTreeMap<String, u64>,
+}
+
+impl Fences {
+    /// Nothing has been seen.
+    pub fn new() -> Fences {
+        Fences::default()
+    }
+
+    /// Judges a peer by its subject and incarnation, and remembers it.
+    pub fn judge(&mut self, subject: &str, incarnation: u64) -> Verdict {
+        if subject.starts_with("client/") {
+            return Verdict::Welcome;
+        }
+        match self.latest.get_mut(subject) {
+            Some(latest) if incarnation < *latest => Verdict::Stale { latest: *latest },
+            Some(latest) if incarnation > *latest => {
+                *latest = incarnation;
+                Verdict::Newer
+            }
+            Some(_) => Verdict::Welcome,
+            None => {
+                if self.latest.len() >= REMEMBERED {
+                    let oldest = self.latest.iter().min_by_key(|(_, i)| **i).map(|(s, _)| s.clone());
+                    oldest.map(|s| self.latest.remove(&s));
+                }
+                self.latest.insert(subject.to_owned(), incarnation);
+                Verdict::Welcome
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_run_fences_the_earlier_ones_for_good() {
+        let mut f = Fences::new();
+        assert_eq!(f.judge("task/ps/0", 5), Verdict::Welcome);
+        assert_eq!(f.judge("task/ps/0", 5), Verdict::Welcome);
+        assert_eq!(f.judge("task/ps/0", 7), Verdict::Newer);
+        assert_eq!(f.judge("task/ps/0", 5), Verdict::Stale { latest: 7 });
+        assert_eq!(f.judge("task/ps/1", 1), Verdict::Welcome);
+    }
+
+    #[test]
+    fn runs_of_a_client_live_side_by_side() {
+        let mut f = Fences::new();
+        assert_eq!(f.judge("client/alice", 9), Verdict::Welcome);
+        assert_eq!(f.judge("client/alice", 3), Verdict::Welcome);
+    }
+}

@@ -1,0 +1,212 @@
+//! Making connections.
+#![forbid(unsafe_code)]
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use actorflow_core::{Error, Result};
+
+use super::ConnectThen;
+use super::cork;
+use super::link::{Beginning, Connected, Link};
+use super::shared::Shared;
+use crate::identity::Subject;
+use crate::proto::Time;
+
+/// The name in the TLS handshake. It says nothing: who the peer is, its certificate's subject says.
+const SERVER_NAME: &str = "actorflow";
+
+/// Somebody who waits for a connection.
+pub(super) struct Waiter {
+    deadline: Instant,
+    then: ConnectThen,
+}
+
+impl Waiter {
+    pub(super) fn new(deadline: Instant, then: ConnectThen) -> Waiter {
+        Waiter { deadline, then }
+    }
+
+    pub(super) fn done(self, result: Connected) {
+        (self.then)(result);
+    }
+
+    pub(super) fn expired(self, addr: SocketAddr) {
+        (self.then)(Err(late(addr)));
+    }
+}
+
+fn late(addr: impl std::fmt::Display) -> Error {
+    Error::deadline(format!(
+        "no connection to {addr} in time; is the task running, and does UDP get there?"
+    ))
+}
+
+/// Everybody who waits for one connection.
+#[derive(Default)]
+pub(super) struct Waiters(Vec<Waiter>);
+
+impl Waiters {
+    pub(super) fn add(&mut self, waiter: Waiter) {
+        self.0.push(waiter);
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.0)
+    }
+
+    /// Those whose deadline has passed.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Waiter> {
+        self.0.extract_if(.., |w| w.deadline <= now).collect()
+    }
+
+    /// The earliest deadline.
+    pub(super) fn next(&self, shared: &Shared) -> Time {
+        let first = self.0.iter().map(|w| w.deadline).min();
+        first.map_or(Time::MAX, |d| shared.time(d))
+    }
+}
+
+/// The addresses of `host:port`.
+fn resolve(addr: &str) -> Result<Vec<SocketAddr>> {
+    let cure = "write host:port, such as 10.0.0.2:7000";
+    let found = addr.to_socket_addrs();
+    let found: Vec<_> = found
+        .map_err(|e| Error::unavailable(format!("cannot find {addr:?}: {e}; {cure}")))?
+        .collect();
+    if found.is_empty() {
+        return Err(Error::unavailable(format!("{addr:?} has no address; {cure}")));
+    }
+    Ok(found)
+}
+
+/// Connects to `addr`, or finds a connection that will do.
+pub(super) fn dial(shared: &Arc<Shared>, addr: &str, expect: Option<&Subject>, waiter: Waiter) {
+    if let Some(subject) = expect {
+        let live = shared
+            .all_links()
+            .into_iter()
+            .find(|l| l.is_up() && l.info().is_some_and(|i| i.subject == *subject));
+        if let Some(peer) = live.and_then(|l| l.peer()) {
+            return waiter.done(Ok(peer));
+        }
+    }
+    if waiter.deadline <= Instant::now() {
+        return waiter.done(Err(late(addr)));
+    }
+    if let Ok(at) = addr.parse::<SocketAddr>() {
+        return open(shared, at, expect, waiter);
+    }
+    // Looking up a name blocks.
+    let (shared, addr, expect) = (shared.clone(), addr.to_owned(), expect.cloned());
+    let name = std::thread::Builder::new().name("actorflow-names".to_owned());
+    let slot = Arc::new(parking_lot::Mutex::new(Some(waiter)));
+    let inside = slot.clone();
+    let spawned = name.spawn(move || {
+        let Some(waiter) = inside.lock().take() else { return };
+        let v6 = shared.socket.local.is_ipv6();
+        match resolve(&addr) {
+            Ok(found) => {
+                let usable = found.iter().find(|a| v6 || a.is_ipv4()).or(found.first());
+                match usable {
+                    Some(at) => open(&shared, *at, expect.as_ref(), waiter),
+                    None => waiter.done(Err(late(&addr))),
+                }
+            }
+            Err(error) => waiter.done(Err(error)),
+        }
+    });
+    if let Err(error) = spawned
+        && let Some(waiter) = slot.lock().take()
+    {
+        waiter.done(Err(
+            Error::from(error).context("cannot start a thread to look up a name")
+        ));
+    }
+}
+
+/// An address in the family of the socket.
+fn in_family(at: SocketAddr, local: SocketAddr) -> SocketAddr {
+    match at {
+        SocketAddr::V4(v4) if local.is_ipv6() => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
+        other => other,
+    }
+}
+
+fn open(shared: &Arc<Shared>, at: SocketAddr, expect: Option<&Subject>, waiter: Waiter) {
+    let at = in_family(at, shared.socket.local);
+    let under_way = shared
+        .all_links()
+        .into_iter()
+        .find(|l| l.dialed && l.addr == at && l.expect.as_ref() == expect && !l.is_over());
+    if let Some(link) = under_way {
+        link.waiters.lock().add(waiter);
+        // It may have come up, or gone, before the waiter was added.
+        settle(&link);
+        return cork_and_flush(&link);
+    }
+    let now = Instant::now();
+    if shared.closing.load(Ordering::SeqCst) {
+        return waiter.done(Err(Error::cancelled("the endpoint is closed")));
+    }
+    let config = shared.setup.read().client(at);
+    let begun = {
+        let mut endpoint = shared.endpoint.lock();
+        if endpoint.open_connections() >= shared.limits.connections {
+            Err(Error::exhausted(format!(
+                "{} connections are open, no more are allowed",
+                shared.limits.connections
+            )))
+        } else {
+            match endpoint.connect(now, config, at, SERVER_NAME) {
+                Ok((handle, quic)) => {
+                    let beginning = Beginning {
+                        handle,
+                        quic,
+                        dialed: true,
+                        expect: expect.cloned(),
+                    };
+                    Ok(admit(shared, beginning, now))
+                }
+                Err(e) => Err(Error::unavailable(format!("cannot connect to {at}: {e}"))),
+            }
+        }
+    };
+    match begun {
+        Ok(link) => {
+            link.waiters.lock().add(waiter);
+            cork_and_flush(&link);
+            if shared.closing.load(Ordering::SeqCst) {
+                // It may have been registered after the endpoint closed all connections.
+                link.shut("the endpoint is closed");
+            }
+        }
+        Err(error) => waiter.done(Err(error)),
+    }
+}
+
+/// Registers a connection that begins; with the endpoint locked, so that nothing comes for it before.
+pub(super) fn admit(shared: &Arc<Shared>, beginning: Beginning, now: Instant) -> Arc<Link> {
+    let handle = beginning.handle;
+    let link = Link::new(shared, beginning, Waiters::default(), now);
+    shared.links.write().insert(handle, link.clone());
+    link
+}
+
+/// Tells those who wait for a link that is up or over already.
+fn settle(link: &Arc<Link>) {
+    let result = match link.peer() {
+        _ if link.is_over() => Err(Error::unavailable(format!("the connection to {} was lost", link.addr))),
+        Some(peer) => Ok(peer),
+        None => return,
+    };
+    let waiters = link.waiters.lock().take();
+    waiters.into_iter().for_each(|w| w.done(result.clone()));
+}
+
+fn cork_and_flush(link: &Arc<Link>) {
+    let _cork = cork::cork();
+    cork::mark(link);
+}

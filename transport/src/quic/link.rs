@@ -1,0 +1,307 @@
+//! A connection as the threads that use it see it.
+//!
+//! Nobody ever waits for another thread to send. A wish is put into a queue and the state is flushed by whoever gets its
+//! lock; who does not get it leaves a note (`work`), and the holder looks for notes after letting go.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
+
+use actorflow_core::{Error, Result};
+use parking_lot::Mutex;
+use quinn_proto::{Connection as Quic, ConnectionEvent, ConnectionHandle};
+
+use super::cork;
+use super::dial::Waiters;
+use super::peer::{Peer, PeerInfo, Reply};
+use super::shared::{Shared, nanos};
+use super::state::{Progress, State, Up, Wish};
+use crate::counters::Totals;
+use crate::identity::Subject;
+use crate::proto::Time;
+
+/// Datagrams that a user's thread sends before it leaves the rest to the reactor.
+const USERS_SHARE: usize = 4;
+
+/// Datagrams that the reactor sends before it looks at what has come.
+const REACTORS_SHARE: usize = 32;
+
+/// The life of a connection, as far as users are concerned.
+const YOUNG: u64 = 0;
+const UP: u64 = 1;
+const ENDED: u64 = 2;
+
+pub(super) struct Link {
+    shared: Weak<Shared>,
+    pub(super) handle: ConnectionHandle,
+    /// Whether this side made the connection.
+    pub(super) dialed: bool,
+    /// Who must be at the other end.
+    pub(super) expect: Option<Subject>,
+    /// Where it was dialed.
+    pub(super) addr: std::net::SocketAddr,
+    info: OnceLock<Arc<PeerInfo>>,
+    life: AtomicU64,
+    outbox: Mutex<VecDeque<Wish>>,
+    work: AtomicBool,
+    state: Mutex<State>,
+    /// When the next timer is due, in nanoseconds since the endpoint's origin.
+    deadline: AtomicU64,
+    /// The earliest timer that the reactor keeps for it.
+    scheduled: AtomicU64,
+    pub(super) waiters: Mutex<Waiters>,
+}
+
+/// What is known of a connection when it begins.
+pub(super) struct Beginning {
+    pub(super) handle: ConnectionHandle,
+    pub(super) quic: Quic,
+    pub(super) dialed: bool,
+    pub(super) expect: Option<Subject>,
+}
+
+impl Link {
+    pub(super) fn new(shared: &Arc<Shared>, beginning: Beginning, waiters: Waiters, now: Instant) -> Arc<Link> {
+        Arc::new(Link {
+            shared: Arc::downgrade(shared),
+            handle: beginning.handle,
+            dialed: beginning.dialed,
+            expect: beginning.expect,
+            addr: beginning.quic.remote_address(),
+            info: OnceLock::new(),
+            life: AtomicU64::new(YOUNG),
+            outbox: Mutex::default(),
+            work: AtomicBool::new(false),
+            state: Mutex::new(State::new(beginning.quic, shared.intake(), shared.time(now))),
+            deadline: AtomicU64::new(u64::MAX),
+            scheduled: AtomicU64::new(u64::MAX),
+            waiters: Mutex::new(waiters),
+        })
+    }
+
+    pub(super) fn info(&self) -> Option<&Arc<PeerInfo>> {
+        self.info.get()
+    }
+
+    pub(super) fn introduce(&self, info: PeerInfo) {
+        if self.info.set(Arc::new(info)).is_ok() {
+            self.life.store(UP, Ordering::SeqCst);
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.life.load(Ordering::SeqCst) == UP
+    }
+
+    /// Notes that the connection is over; whether it was up.
+    pub(super) fn ended(&self) -> bool {
+        self.life.swap(ENDED, Ordering::SeqCst) == UP
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.life.load(Ordering::SeqCst) == ENDED
+    }
+
+    pub(super) fn peer(self: &Arc<Self>) -> Option<Peer> {
+        Some(Peer::new(self.clone(), self.info.get()?.clone()))
+    }
+
+    /// The protocol's time of an instant; zero once the endpoint is gone.
+    pub(super) fn time(&self, at: Instant) -> Time {
+        self.shared.upgrade().map_or(Time::ZERO, |s| s.time(at))
+    }
+
+    /// Queues a wish; it is carried out before this returns, unless the thread holds a cork or another is at it.
+    pub(super) fn wish(self: &Arc<Self>, wish: Wish) {
+        let _cork = cork::cork();
+        self.outbox.lock().push_back(wish);
+        cork::mark(self);
+    }
+
+    /// A datagram has come for it.
+    pub(super) fn datagram(&self, event: ConnectionEvent) {
+        self.state.lock().datagram(event);
+    }
+
+    /// The reactor's part after something has come or a timer is due: takes it in and tells users, without sending.
+    pub(super) fn advance(self: &Arc<Self>, shared: &Shared, now: Instant) {
+        let ups = {
+            let mut state = self.state.lock();
+            if nanos(shared.time(now)) >= self.deadline.load(Ordering::Relaxed) {
+                state.timeout(shared, self, now);
+            }
+            state.take_in(shared, self, now);
+            state.take_ups()
+        };
+        self.waiters
+            .lock()
+            .expire(now)
+            .into_iter()
+            .for_each(|w| w.expired(self.addr));
+        self.tell(shared, ups);
+    }
+
+    /// Carries out wishes and sends what there is, unless another thread is at it: then it will.
+    pub(super) fn flush(self: &Arc<Self>) {
+        self.work.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let Some(shared) = self.shared.upgrade() else {
+            return self.abandon();
+        };
+        let share = if super::reactor::is_this_thread() {
+            REACTORS_SHARE
+        } else {
+            USERS_SHARE
+        };
+        // Either the holder of the lock sees the note after letting go, or this gets the lock.
+        while self.work.load(Ordering::SeqCst) {
+            let Some(mut state) = self.state.try_lock() else { return };
+            self.work.store(false, Ordering::SeqCst);
+            let now = Instant::now();
+            let progress = loop {
+                let wishes = std::mem::take(&mut *self.outbox.lock());
+                wishes.into_iter().for_each(|w| state.wish(&shared, self, w, now));
+                let progress = state.put_out(&shared, self, now, share);
+                if self.outbox.lock().is_empty() {
+                    break progress;
+                }
+            };
+            let ups = state.take_ups();
+            let deadline = state.deadline(&shared);
+            drop(state);
+            fence(Ordering::SeqCst);
+            self.schedule(&shared, deadline);
+            match progress {
+                Progress::Done => {}
+                Progress::More => shared.attend(self),
+                Progress::Blocked => shared.block(self),
+            }
+            self.tell(&shared, ups);
+        }
+    }
+
+    /// Notes when the next timer is due, and has the reactor keep it unless it keeps an earlier one.
+    fn schedule(&self, shared: &Shared, mut deadline: Time) {
+        if self.life.load(Ordering::SeqCst) == YOUNG {
+            deadline = deadline.min(self.waiters.lock().next(shared));
+        }
+        self.deadline.store(nanos(deadline), Ordering::SeqCst);
+        self.keep(shared, nanos(deadline));
+    }
+
+    fn keep(&self, shared: &Shared, at: u64) {
+        if self.scheduled.fetch_min(at, Ordering::SeqCst) > at {
+            shared.arm(at, self.handle);
+        }
+    }
+
+    /// A timer that the reactor kept is up; whether there is something to do. Deadlines move, mostly to later, and
+    /// the timer follows only now.
+    pub(super) fn is_due(&self, shared: &Shared, at: u64, now: u64) -> bool {
+        let _ = self
+            .scheduled
+            .compare_exchange(at, u64::MAX, Ordering::SeqCst, Ordering::SeqCst);
+        let deadline = self.deadline.load(Ordering::SeqCst);
+        if deadline > now {
+            self.keep(shared, deadline);
+        }
+        deadline <= now
+    }
+
+    /// The endpoint is gone: wishes fail.
+    fn abandon(&self) {
+        let gone = || Error::unavailable("the endpoint of this connection is closed");
+        for wish in std::mem::take(&mut *self.outbox.lock()) {
+            match wish {
+                Wish::Request(_, _, then) => then(Err(gone())),
+                Wish::Parcel(_, Some(then)) => then(Err(gone())),
+                _ => {}
+            }
+        }
+    }
+
+    fn tell(self: &Arc<Self>, shared: &Shared, ups: Vec<Up>) {
+        if ups.is_empty() {
+            return;
+        }
+        let _cork = cork::cork();
+        let known = self.peer();
+        for up in ups {
+            self.tell_one(shared, up, known.as_ref());
+        }
+    }
+
+    /// Calls a user. On the endpoint's thread a panic ends the connection and not the endpoint; a user's own thread
+    /// keeps its panics.
+    fn tell_one(self: &Arc<Self>, shared: &Shared, up: Up, peer: Option<&Peer>) {
+        if !super::reactor::is_this_thread() {
+            return self.call(shared, up, peer);
+        }
+        if catch_unwind(AssertUnwindSafe(|| self.call(shared, up, peer))).is_err() {
+            let why = "a handler or continuation of this connection has panicked";
+            self.wish(Wish::Close(Error::internal(why)));
+        }
+    }
+
+    fn call(self: &Arc<Self>, shared: &Shared, up: Up, known: Option<&Peer>) {
+        let handler = &shared.handler;
+        match (up, known) {
+            (Up::Answered(then, result), _) => then(result),
+            (Up::Sent(then, result), _) => then(result),
+            (Up::Lost(error), peer) => self.over(shared, peer, &error),
+            (Up::Fence(info), _) => fence_off(shared, &info),
+            (Up::Connected, Some(peer)) => {
+                handler.connected(peer);
+                let waiters = self.waiters.lock().take();
+                waiters.into_iter().for_each(|w| w.done(Ok(peer.clone())));
+            }
+            (Up::Request(id, message), Some(peer)) => {
+                handler.request(peer, message, Reply::new(self.clone(), id));
+            }
+            (Up::Notice(message), Some(peer)) => handler.notice(peer, message),
+            (Up::Parcel(parcel), Some(peer)) => handler.parcel(peer, parcel),
+            // Nothing of these comes before the peer is known.
+            (_, None) => {}
+        }
+    }
+
+    fn over(self: &Arc<Self>, shared: &Shared, peer: Option<&Peer>, error: &Error) {
+        self.ended();
+        if let Some(peer) = peer {
+            Totals::count(&shared.totals.lost, 1);
+            shared.handler.lost(peer, error);
+        }
+        let waiters = self.waiters.lock().take();
+        for w in waiters {
+            let context = format!("cannot connect to {}", self.addr);
+            w.done(Err(error.clone().context(context)));
+        }
+    }
+
+    /// Ends the connection because the endpoint does.
+    pub(super) fn shut(self: &Arc<Self>, why: &str) {
+        self.wish(Wish::Close(Error::cancelled(why)));
+    }
+}
+
+/// Closes the connections of earlier incarnations of a peer.
+fn fence_off(shared: &Shared, newer: &PeerInfo) {
+    for link in shared.all_links() {
+        let older = link
+            .info()
+            .is_some_and(|i| i.subject == newer.subject && i.incarnation < newer.incarnation);
+        if older && !link.is_over() {
+            Totals::count(&shared.totals.fenced, 1);
+            link.wish(Wish::Close(Error::aborted(format!(
+                "incarnation {} of it has come",
+                newer.incarnation
+            ))));
+        }
+    }
+}
+
+/// The outcome of a connection attempt.
+pub(super) type Connected = Result<Peer>;

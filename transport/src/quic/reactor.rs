@@ -1,0 +1,312 @@
+//! The thread of an endpoint: it receives, keeps the timers and sends what users' threads leave to it.
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use actorflow_core::{Error, Result};
+use mio::net::UdpSocket;
+use mio::{Events, Interest, Poll, Token, Waker};
+use parking_lot::Mutex;
+use quinn_proto::{ConnectionHandle, DatagramEvent, Incoming, Transmit};
+
+use super::cork;
+use super::dial::admit;
+use super::link::{Beginning, Link};
+use super::shared::{Shared, nanos};
+use super::socket::{Datagram, Inbox};
+use crate::counters::Totals;
+use crate::proto::Time;
+
+const SOCKET: Token = Token(0);
+const WAKER: Token = Token(1);
+
+thread_local! {
+    static HERE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is an endpoint's.
+pub(super) fn is_this_thread() -> bool {
+    HERE.get()
+}
+
+/// A timer: when, and of which connection.
+type Timer = Reverse<(u64, ConnectionHandle)>;
+
+pub(super) struct Reactor {
+    shared: Arc<Shared>,
+    poll: Poll,
+    watched: UdpSocket,
+    inbox: Inbox,
+    timers: BinaryHeap<Timer>,
+    /// Links that something has happened to.
+    touched: Vec<Arc<Link>>,
+    /// Whether the socket is watched for room to send.
+    watching: bool,
+    response: Vec<u8>,
+    /// Until when the peers may hear of the end.
+    end: Option<Instant>,
+    grace: Arc<Mutex<Duration>>,
+}
+
+/// What a reactor waits with, made before there is anything to wait for.
+pub(super) fn poll() -> Result<(Poll, Waker)> {
+    let failed = |e: io::Error| Error::from(e).context("cannot make what the endpoint waits with");
+    let poll = Poll::new().map_err(failed)?;
+    let waker = Waker::new(poll.registry(), WAKER).map_err(failed)?;
+    Ok((poll, waker))
+}
+
+impl Reactor {
+    pub(super) fn new(shared: Arc<Shared>, poll: Poll, grace: Arc<Mutex<Duration>>) -> Result<Reactor> {
+        let mut watched = shared.socket.watched()?;
+        poll.registry()
+            .register(&mut watched, SOCKET, Interest::READABLE)
+            .map_err(|e| Error::from(e).context("cannot watch the UDP socket"))?;
+        Ok(Reactor {
+            shared,
+            poll,
+            watched,
+            inbox: Inbox::new(),
+            timers: BinaryHeap::new(),
+            touched: Vec::new(),
+            watching: false,
+            response: Vec::new(),
+            end: None,
+            grace,
+        })
+    }
+
+    /// Runs until the endpoint is closed.
+    pub(super) fn run(mut self) {
+        HERE.set(true);
+        let mut events = Events::with_capacity(8);
+        let mut more = true;
+        while !self.is_finished() {
+            let now = Instant::now();
+            self.take_notes();
+            self.take_timers(now);
+            if more {
+                more = self.receive(now);
+            }
+            self.settle();
+            if !more && self.touched.is_empty() {
+                more = self.sleep(&mut events);
+            }
+        }
+        self.finish();
+    }
+
+    fn touch(&mut self, link: Arc<Link>) {
+        if !self.touched.iter().any(|l| Arc::ptr_eq(l, &link)) {
+            self.touched.push(link);
+        }
+    }
+
+    /// Takes up what other threads left to this one.
+    fn take_notes(&mut self) {
+        let notes = self.shared.take_notes();
+        self.timers.extend(notes.timers.into_iter().map(Reverse));
+        notes.links.into_iter().for_each(|link| self.touch(link));
+    }
+
+    fn take_timers(&mut self, now: Instant) {
+        let now = nanos(self.shared.time(now));
+        while let Some(Reverse((at, handle))) = self.timers.peek().copied()
+            && at <= now
+        {
+            self.timers.pop();
+            if let Some(link) = self.shared.link(handle)
+                && link.is_due(&self.shared, at, now)
+            {
+                self.touch(link);
+            }
+        }
+    }
+
+    /// Takes datagrams; whether there may be more.
+    fn receive(&mut self, now: Instant) -> bool {
+        let shared = self.shared.clone();
+        let mut inbox = std::mem::replace(&mut self.inbox, Inbox::empty());
+        let count = inbox.receive(&shared.socket, |datagram| self.datagram(&shared, datagram, now));
+        self.inbox = inbox;
+        Totals::count(&shared.totals.datagrams_received, count as u64);
+        count > 0
+    }
+
+    fn datagram(&mut self, shared: &Arc<Shared>, d: Datagram, now: Instant) {
+        self.response.clear();
+        let mut endpoint = shared.endpoint.lock();
+        let event = endpoint.handle(now, d.from, d.to, d.ecn, d.data, &mut self.response);
+        match event {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                drop(endpoint);
+                if let Some(link) = shared.link(handle) {
+                    link.datagram(event);
+                    self.touch(link);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                let link = self.incoming(shared, &mut endpoint, incoming, now);
+                drop(endpoint);
+                if let Some(link) = link {
+                    self.touch(link);
+                }
+            }
+            Some(DatagramEvent::Response(transmit)) => self.respond(&transmit),
+            None => {}
+        }
+    }
+
+    /// Sends what the endpoint itself answers; it may get lost.
+    fn respond(&self, transmit: &Transmit) {
+        self.shared.socket.send(transmit, &self.response);
+    }
+
+    /// Somebody wants to connect.
+    fn incoming(
+        &mut self,
+        shared: &Arc<Shared>,
+        endpoint: &mut quinn_proto::Endpoint,
+        incoming: Incoming,
+        now: Instant,
+    ) -> Option<Arc<Link>> {
+        let young = shared
+            .links
+            .read()
+            .values()
+            .filter(|l| !l.dialed && l.info().is_none() && !l.is_over())
+            .count();
+        let full = young >= shared.limits.handshakes || endpoint.open_connections() >= shared.limits.connections;
+        self.response.clear();
+        if full || shared.closing.load(Ordering::SeqCst) {
+            Totals::count(&shared.totals.handshakes_refused, 1);
+            let transmit = endpoint.refuse(incoming, &mut self.response);
+            self.respond(&transmit);
+            return None;
+        }
+        // Under load, an address must prove that it is somebody's before anything is done for it.
+        if young >= shared.limits.handshakes / 2 && !incoming.remote_address_validated() {
+            if let Ok(transmit) = endpoint.retry(incoming, &mut self.response) {
+                self.respond(&transmit);
+            }
+            return None;
+        }
+        let config = shared
+            .setup
+            .read()
+            .server(incoming.remote_address(), incoming.local_ip());
+        match endpoint.accept(incoming, now, &mut self.response, Some(config)) {
+            Ok((handle, quic)) => {
+                let beginning = Beginning {
+                    handle,
+                    quic,
+                    dialed: false,
+                    expect: None,
+                };
+                Some(admit(shared, beginning, now))
+            }
+            Err(refusal) => {
+                Totals::count(&shared.totals.handshakes_refused, 1);
+                if let Some(transmit) = refusal.response {
+                    self.respond(&transmit);
+                }
+                None
+            }
+        }
+    }
+
+    /// Moves on what was touched: first everything that has come is told to users, then everything is sent.
+    fn settle(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let touched = std::mem::take(&mut self.touched);
+        let cork = cork::cork();
+        for link in &touched {
+            link.advance(&self.shared, now);
+            cork::mark(link);
+        }
+        drop(cork);
+        if self.touched.is_empty() {
+            self.touched = touched;
+            self.touched.clear();
+        }
+    }
+
+    /// Waits for something to happen; whether there may be datagrams.
+    fn sleep(&mut self, events: &mut Events) -> bool {
+        let blocked = !self.shared.blocked.lock().is_empty();
+        if blocked != self.watching {
+            self.rewatch(blocked);
+        }
+        let next = self.timers.peek().map(|Reverse((at, _))| Time::from_nanos(*at));
+        let now = Instant::now();
+        let timeout = next.map(|at| self.shared.until(at, now));
+        let timeout = match (timeout, self.end) {
+            (t, Some(end)) => Some(t.unwrap_or(Duration::MAX).min(end.saturating_duration_since(now))),
+            (t, None) => t,
+        };
+        let closes = self.shared.closing.load(Ordering::SeqCst) && self.end.is_none();
+        let idle = self.shared.sleep(next) && !closes;
+        let timeout = if idle { timeout } else { Some(Duration::ZERO) };
+        let polled = self.poll.poll(events, timeout);
+        self.shared.awake();
+        if let Err(e) = polled
+            && e.kind() != io::ErrorKind::Interrupted
+        {
+            // Nothing can be waited for any more; without this the thread would spin.
+            self.shared.closing.store(true, Ordering::SeqCst);
+        }
+        let mut readable = false;
+        for event in events.iter().filter(|e| e.token() == SOCKET) {
+            readable |= event.is_readable();
+            if event.is_writable() {
+                let blocked = std::mem::take(&mut *self.shared.blocked.lock());
+                blocked.into_iter().for_each(|link| self.touch(link));
+            }
+        }
+        readable
+    }
+
+    /// Watches the socket for room to send, or stops doing so.
+    fn rewatch(&mut self, writable: bool) {
+        let interest = if writable {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        let registry = self.poll.registry();
+        if registry.reregister(&mut self.watched, SOCKET, interest).is_ok() {
+            self.watching = writable;
+        }
+    }
+
+    /// Whether the endpoint is closed and the peers have heard it, or had the time to.
+    fn is_finished(&mut self) -> bool {
+        if !self.shared.closing.load(Ordering::SeqCst) {
+            return false;
+        }
+        let now = Instant::now();
+        if self.end.is_none() {
+            let grace = *self.grace.lock();
+            self.end = Some(now.checked_add(grace).unwrap_or(now));
+            let _cork = cork::cork();
+            for link in self.shared.all_links() {
+                link.shut("the endpoint is closed");
+            }
+        }
+        self.shared.links.read().is_empty() || self.end.is_some_and(|end| end <= now)
+    }
+
+    /// Nothing is left to wait for.
+    fn finish(self) {
+        self.shared.links.write().clear();
+    }
+}

@@ -1,0 +1,431 @@
+//! The state of a connection: QUIC's and the protocol's, moved on together.
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use actorflow_core::{Code, Error, Result};
+use bytes::Bytes;
+use quinn_proto::{
+    Connection as Quic, ConnectionError, ConnectionEvent, Dir, Event, StreamEvent, Transmit, TransportErrorCode, VarInt,
+};
+use rustls::pki_types::CertificateDer;
+
+use super::link::Link;
+use super::peer::{AnswerThen, PeerInfo, SentThen};
+use super::shared::Shared;
+use super::streams::{Incoming, Outgoing};
+use crate::counters::Totals;
+use crate::frame::{Fault, Intake, code_number, code_of, cut};
+use crate::identity::{Subject, peer_identity};
+use crate::message::{Message, Parcel};
+use crate::proto::{Action, Connection, Time, Verdict};
+
+/// A continuation.
+pub(super) enum Then {
+    Answer(AnswerThen),
+    Sent(SentThen),
+}
+
+/// What users want of a connection.
+pub(super) enum Wish {
+    Request(Message, Time, AnswerThen),
+    Answer(u64, Result<Message>),
+    Notice(Message),
+    Parcel(Parcel, Option<SentThen>),
+    Epoch(u64),
+    Close(Error),
+}
+
+/// What is to be told to users, once the state is not locked any more.
+pub(super) enum Up {
+    Connected,
+    /// Earlier incarnations than this one are to be closed.
+    Fence(PeerInfo),
+    Request(u64, Message),
+    Notice(Message),
+    Parcel(Parcel),
+    Answered(AnswerThen, Result<Message>),
+    Sent(SentThen, Result<()>),
+    Lost(Error),
+}
+
+/// What became of an attempt to send all there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Everything that may be sent now has been.
+    Done,
+    /// There is more.
+    More,
+    /// The socket takes no more.
+    Blocked,
+}
+
+pub(super) struct State {
+    quic: Quic,
+    proto: Option<Connection<Then>>,
+    subject: Option<Subject>,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    intake: Intake,
+    ups: Vec<Up>,
+    buffer: Vec<u8>,
+    /// A datagram in `buffer` that the socket did not take.
+    unsent: Option<Transmit>,
+    began: Time,
+    /// Something has come since the peer was last heard.
+    fresh: bool,
+    over: Option<Error>,
+    told: bool,
+}
+
+impl State {
+    pub(super) fn new(quic: Quic, intake: Intake, began: Time) -> State {
+        State {
+            quic,
+            proto: None,
+            subject: None,
+            outgoing: Outgoing::default(),
+            incoming: Incoming::default(),
+            intake,
+            ups: Vec::new(),
+            buffer: Vec::new(),
+            unsent: None,
+            began,
+            fresh: false,
+            over: None,
+            told: false,
+        }
+    }
+
+    pub(super) fn take_ups(&mut self) -> Vec<Up> {
+        std::mem::take(&mut self.ups)
+    }
+
+    pub(super) fn datagram(&mut self, event: ConnectionEvent) {
+        self.fresh = true;
+        self.quic.handle_event(event);
+    }
+
+    /// Takes in what has come: events of QUIC, and what can be read.
+    pub(super) fn take_in(&mut self, shared: &Shared, link: &Link, now: Instant) {
+        let time = shared.time(now);
+        if std::mem::take(&mut self.fresh)
+            && let Some(proto) = &mut self.proto
+        {
+            proto.heard(time);
+        }
+        // What came before the end is read before the end is told.
+        let mut lost = None;
+        loop {
+            while let Some(event) = self.quic.poll() {
+                match event {
+                    Event::ConnectionLost { reason } => lost = Some(reason),
+                    event => self.event(shared, link, event, now),
+                }
+            }
+            let known = self.proto.as_ref().is_some_and(Connection::is_up);
+            let (Some(proto), Some(id)) = (&mut self.proto, self.incoming.next(known)) else {
+                break;
+            };
+            let read = self
+                .incoming
+                .read(&mut self.quic, id, &mut self.intake, |frame| proto.receive(frame, time));
+            match read {
+                Ok(bytes) => Totals::count(&shared.totals.bytes_received, bytes),
+                Err(fault) => proto.fault(&fault),
+            }
+            self.act(shared, link, now);
+        }
+        if let Some(reason) = lost {
+            let error = self.reason(&reason);
+            self.end(shared, link, error);
+        }
+        self.act(shared, link, now);
+    }
+
+    fn event(&mut self, shared: &Shared, link: &Link, event: Event, now: Instant) {
+        match event {
+            Event::Connected => {
+                if let Err(error) = self.authenticate(shared, link, now) {
+                    self.close(shared, link, error, now);
+                }
+            }
+            Event::Stream(StreamEvent::Opened { dir }) => {
+                while let Some(id) = self.quic.streams().accept(dir) {
+                    if dir == Dir::Bi {
+                        self.outgoing.set_control(&mut self.quic, id);
+                    }
+                    self.incoming.readable(id);
+                }
+            }
+            Event::Stream(StreamEvent::Readable { id }) => self.incoming.readable(id),
+            _ => {}
+        }
+    }
+
+    /// TLS has verified the peer's certificate; reads from it who the peer is, and says hello.
+    fn authenticate(&mut self, shared: &Shared, link: &Link, now: Instant) -> Result<()> {
+        let chain = self.quic.crypto_session().peer_identity();
+        let chain = chain.and_then(|c| c.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let leaf = chain.as_ref().and_then(|c| c.first());
+        let leaf = leaf.ok_or_else(|| Error::unauthenticated("the peer has no certificate"))?;
+        let peer = peer_identity(leaf)?;
+        let local = shared.local();
+        if peer.cluster != local.cluster {
+            return Err(Error::unauthenticated(format!(
+                "{} has a certificate of cluster {:?}, this side of {:?}",
+                peer.subject, peer.cluster, local.cluster
+            )));
+        }
+        if let Some(expected) = &link.expect
+            && *expected != peer.subject
+        {
+            return Err(Error::unauthenticated(format!(
+                "{} answered at {} where {expected} was expected",
+                peer.subject,
+                self.quic.remote_address()
+            )));
+        }
+        if link.dialed {
+            let id = self.quic.streams().open(Dir::Bi);
+            let id = id.ok_or_else(|| Error::unavailable("the peer accepts no control stream"))?;
+            self.outgoing.set_control(&mut self.quic, id);
+        }
+        let connection = Connection::new(local, peer.subject.to_string(), link.dialed, shared.time(now));
+        self.proto = Some(connection);
+        self.subject = Some(peer.subject);
+        Ok(())
+    }
+
+    /// Does what users want.
+    pub(super) fn wish(&mut self, shared: &Shared, link: &Link, wish: Wish, now: Instant) {
+        let time = shared.time(now);
+        let Some(proto) = &mut self.proto else {
+            // Only a known peer is handed to users; before that, there is nothing but the end to wish for.
+            if let Wish::Close(error) = wish {
+                self.close(shared, link, error, now);
+            }
+            return;
+        };
+        match wish {
+            Wish::Request(message, deadline, then) => proto.request(message, deadline, Then::Answer(then), time),
+            Wish::Answer(id, result) => proto.answer(id, result, time),
+            Wish::Notice(message) => {
+                if let Err(error) = proto.notify(message, time) {
+                    Totals::count(&shared.totals.unsent, 1);
+                    // Whoever sent it was told that it would arrive.
+                    proto.close(error);
+                }
+            }
+            Wish::Parcel(parcel, then) => proto.send(parcel, then.map(Then::Sent), time),
+            Wish::Epoch(epoch) => proto.set_epoch(epoch),
+            Wish::Close(error) => proto.close(error),
+        }
+    }
+
+    /// Carries out what the protocol gives out.
+    pub(super) fn act(&mut self, shared: &Shared, link: &Link, now: Instant) {
+        while let Some(action) = self.proto.as_mut().and_then(Connection::poll) {
+            match action {
+                Action::Send { class, frame } => match frame.encode() {
+                    Ok(encoded) => {
+                        Totals::count(&shared.totals.frames_sent, 1);
+                        Totals::count(&shared.totals.bytes_sent, encoded.len as u64);
+                        self.outgoing.push(class, encoded);
+                    }
+                    Err(error) => self.proto_close(error),
+                },
+                Action::Connected { incarnation, .. } => self.introduced(shared, link, incarnation),
+                Action::Request { id, message } => self.ups.push(Up::Request(id, message)),
+                Action::Notice(message) => self.ups.push(Up::Notice(message)),
+                Action::Parcel(parcel) => self.ups.push(Up::Parcel(parcel)),
+                Action::Answered(Then::Answer(then), result) => self.ups.push(Up::Answered(then, result)),
+                Action::Answered(Then::Sent(then), result) => self.ups.push(Up::Sent(then, result.map(drop))),
+                Action::Sent(Then::Sent(then), result) => self.ups.push(Up::Sent(then, result)),
+                Action::Sent(Then::Answer(then), result) => {
+                    self.ups.push(Up::Answered(then, result.map(|()| Message::default())));
+                }
+                Action::Close(error) => self.close(shared, link, error, now),
+            }
+        }
+        if let Some(proto) = &mut self.proto {
+            shared.totals.add(proto.take_counted());
+        }
+        if let (Some(error), false) = (&self.over, self.told) {
+            self.told = true;
+            let error = self.proto.as_ref().and_then(|p| p.over()).unwrap_or(error).clone();
+            self.ups.push(Up::Lost(error));
+        }
+    }
+
+    fn proto_close(&mut self, error: Error) {
+        if let Some(proto) = &mut self.proto {
+            proto.close(error);
+        }
+    }
+
+    /// The peer has said who it is.
+    fn introduced(&mut self, shared: &Shared, link: &Link, incarnation: u64) {
+        let Some(subject) = self.subject.clone() else { return };
+        let verdict = shared.fences.lock().judge(&subject.to_string(), incarnation);
+        if let Verdict::Stale { latest } = verdict {
+            Totals::count(&shared.totals.fenced, 1);
+            return self.proto_close(Error::aborted(format!(
+                "incarnation {incarnation} of {subject} is over: incarnation {latest} has been seen"
+            )));
+        }
+        let info = PeerInfo {
+            subject,
+            incarnation,
+            addr: self.quic.remote_address(),
+        };
+        link.introduce(info.clone());
+        if !link.dialed
+            && let Some(proto) = &mut self.proto
+        {
+            proto.welcome();
+        }
+        if verdict == Verdict::Newer {
+            self.ups.push(Up::Fence(info));
+        }
+        self.ups.push(Up::Connected);
+    }
+
+    /// Ends the connection, telling the peer.
+    fn close(&mut self, shared: &Shared, link: &Link, error: Error, now: Instant) {
+        let code = VarInt::from_u32(code_number(error.code()).into());
+        let reason = Bytes::copy_from_slice(cut(error.message(), 512).as_bytes());
+        self.quic.close(now, code, reason);
+        self.end(shared, link, error);
+    }
+
+    fn end(&mut self, shared: &Shared, link: &Link, error: Error) {
+        if self.over.is_some() {
+            return;
+        }
+        if !link.ended() && !link.dialed && error.code() == Code::Unauthenticated {
+            Totals::count(&shared.totals.handshakes_refused, 1);
+        }
+        if let Some(proto) = &mut self.proto {
+            proto.lost(error.clone());
+        }
+        self.outgoing.clear();
+        self.over = Some(error);
+    }
+
+    /// Why QUIC says that the connection is lost.
+    fn reason(&self, reason: &ConnectionError) -> Error {
+        let up = self.proto.as_ref().is_some_and(Connection::is_up);
+        let crypto = |code: TransportErrorCode| (0x100..0x200).contains(&u64::from(code));
+        match reason {
+            ConnectionError::ApplicationClosed(close) => {
+                let text = format!("closed by the peer: {}", String::from_utf8_lossy(&close.reason));
+                // Of a peer that was there it counts that it is not any more, whatever its reason.
+                let code = if up {
+                    Code::Unavailable
+                } else {
+                    code_of(close.error_code.into_inner())
+                };
+                Error::new(code, text)
+            }
+            ConnectionError::TransportError(e) if crypto(e.code) && !up => {
+                Error::unauthenticated(format!("the certificates do not pass: {e}"))
+            }
+            ConnectionError::ConnectionClosed(close) if crypto(close.error_code) && !up => {
+                Error::unauthenticated(format!("the peer does not accept this side's certificate: {close}"))
+            }
+            ConnectionError::ConnectionClosed(close) if close.error_code == TransportErrorCode::CONNECTION_REFUSED => {
+                Error::unavailable("the peer takes no more connections now")
+            }
+            ConnectionError::TimedOut if up => Error::unavailable("not heard of any more"),
+            ConnectionError::TimedOut => Error::unavailable("nobody answers"),
+            ConnectionError::Reset => Error::unavailable("its process has ended or restarted"),
+            other => Error::unavailable(other.to_string()),
+        }
+    }
+
+    /// Hands frames to QUIC and datagrams to the socket, at most `budget` of them.
+    pub(super) fn put_out(&mut self, shared: &Shared, link: &Link, now: Instant, mut budget: usize) -> Progress {
+        self.act(shared, link, now);
+        if self.over.is_none()
+            && let Err(fault) = self.outgoing.write(&mut self.quic)
+        {
+            self.fault(&fault);
+            self.act(shared, link, now);
+        }
+        self.endpoint_events(shared, link);
+        let mut sent = 0;
+        let progress = loop {
+            if let Some(transmit) = self.unsent.take() {
+                if !shared.socket.send(&transmit, &self.buffer) {
+                    self.unsent = Some(transmit);
+                    break Progress::Blocked;
+                }
+                sent += 1;
+            }
+            if budget == 0 {
+                break Progress::More;
+            }
+            budget -= 1;
+            self.buffer.clear();
+            self.unsent = self.quic.poll_transmit(now, shared.segments, &mut self.buffer);
+            if self.unsent.is_none() {
+                break Progress::Done;
+            }
+        };
+        if sent > 0 {
+            Totals::count(&shared.totals.datagrams_sent, sent);
+            if let Some(proto) = &mut self.proto {
+                proto.spoke(shared.time(now));
+            }
+        }
+        self.endpoint_events(shared, link);
+        progress
+    }
+
+    fn fault(&mut self, fault: &Fault) {
+        if let Some(proto) = &mut self.proto {
+            proto.fault(fault);
+        }
+    }
+
+    fn endpoint_events(&mut self, shared: &Shared, link: &Link) {
+        while let Some(event) = self.quic.poll_endpoint_events() {
+            if event.is_drained() {
+                // Before its number is free for another one.
+                shared.remove(link.handle);
+            }
+            let back = shared.endpoint.lock().handle_event(link.handle, event);
+            if let Some(event) = back {
+                self.quic.handle_event(event);
+            }
+        }
+    }
+
+    /// When [`timeout`](Self::timeout) is due.
+    pub(super) fn deadline(&mut self, shared: &Shared) -> Time {
+        let quic = self.quic.poll_timeout().map_or(Time::MAX, |t| shared.time(t));
+        let own = match &self.proto {
+            Some(proto) => proto.next_timeout(),
+            None if self.over.is_none() => Some(self.began.saturating_add(shared.timing.handshake)),
+            None => None,
+        };
+        quic.min(own.unwrap_or(Time::MAX))
+    }
+
+    pub(super) fn timeout(&mut self, shared: &Shared, link: &Link, now: Instant) {
+        let time = shared.time(now);
+        if self.quic.poll_timeout().is_some_and(|t| t <= now) {
+            self.quic.handle_timeout(now);
+        }
+        match &mut self.proto {
+            Some(proto) => proto.handle_timeout(time),
+            None if self.over.is_none() && time >= self.began.saturating_add(shared.timing.handshake) => {
+                let waited = shared.timing.handshake;
+                let error = Error::unavailable(format!("no handshake within {waited:?}"));
+                self.close(shared, link, error, now);
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The streams of a connection: one in each direction for control and for small parcels, one for each large frame.
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use quinn_proto::{Connection, Dir, ReadError, StreamId, VarInt, WriteError};
+
+use crate::frame::{Decoder, Encoded, Fault, Frame, Intake};
+use crate::proto::Class;
+
+/// Frames on their way to a stream.
+#[derive(Default)]
+struct Queue {
+    id: Option<StreamId>,
+    chunks: VecDeque<Bytes>,
+}
+
+/// What there is to send, by class.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    control: Queue,
+    small: Queue,
+    /// In order; the first is being written.
+    bulk: VecDeque<Queue>,
+}
+
+/// Why a stream cannot be written: the peer has stopped it, which it never does.
+fn stopped() -> Fault {
+    Fault::Malformed("a stream was stopped by its receiver".to_owned())
+}
+
+impl Queue {
+    /// Hands to QUIC what it takes; whether that is everything.
+    fn write(&mut self, quic: &mut Connection) -> Result<bool, Fault> {
+        let Some(id) = self.id else {
+            return Ok(self.chunks.is_empty());
+        };
+        while !self.chunks.is_empty() {
+            match quic.send_stream(id).write_chunks(self.chunks.make_contiguous()) {
+                Ok(written) => {
+                    self.chunks.drain(..written.chunks);
+                }
+                Err(WriteError::Blocked) => return Ok(false),
+                Err(_) => return Err(stopped()),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Outgoing {
+    /// The control stream is this one.
+    pub(super) fn set_control(&mut self, quic: &mut Connection, id: StreamId) {
+        self.control.id = Some(id);
+        let _ = quic.send_stream(id).set_priority(2);
+    }
+
+    pub(super) fn push(&mut self, class: Class, frame: Encoded) {
+        match class {
+            Class::Control => self.control.chunks.extend(frame.chunks),
+            Class::Small => self.small.chunks.extend(frame.chunks),
+            Class::Bulk => self.bulk.push_back(Queue {
+                id: None,
+                chunks: frame.chunks.into_iter().collect(),
+            }),
+        }
+    }
+
+    /// Hands to QUIC what it takes.
+    pub(super) fn write(&mut self, quic: &mut Connection) -> Result<(), Fault> {
+        self.control.write(quic)?;
+        if self.small.id.is_none() && !self.small.chunks.is_empty() {
+            self.small.id = quic.streams().open(Dir::Uni);
+            if let Some(id) = self.small.id {
+                let _ = quic.send_stream(id).set_priority(1);
+            }
+        }
+        self.small.write(quic)?;
+        while let Some(first) = self.bulk.front_mut() {
+            if first.id.is_none() {
+                first.id = quic.streams().open(Dir::Uni);
+            }
+            let Some(id) = first.id else { break };
+            if !first.write(quic)? {
+                break;
+            }
+            quic.send_stream(id).finish().map_err(|_| stopped())?;
+            self.bulk.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Drops everything that has not been handed to QUIC.
+    pub(super) fn clear(&mut self) {
+        *self = Outgoing::default();
+    }
+}
+
+/// What is coming in.
+#[derive(Default)]
+pub(super) struct Incoming {
+    decoders: HashMap<StreamId, Decoder>,
+    readable: VecDeque<StreamId>,
+}
+
+impl Incoming {
+    pub(super) fn readable(&mut self, id: StreamId) {
+        if !self.readable.contains(&id) {
+            self.readable.push_back(id);
+        }
+    }
+
+    /// The next stream that can be read; before the peer is known, only the control stream is.
+    pub(super) fn next(&mut self, known: bool) -> Option<StreamId> {
+        let at = self.readable.iter().position(|id| known || id.dir() == Dir::Bi)?;
+        self.readable.remove(at)
+    }
+
+    /// Reads what has come on a stream and gives every frame to `each`; the bytes read.
+    pub(super) fn read(
+        &mut self,
+        quic: &mut Connection,
+        id: StreamId,
+        intake: &mut Intake,
+        mut each: impl FnMut(Frame),
+    ) -> Result<u64, Fault> {
+        let mut stream = quic.recv_stream(id);
+        let Ok(mut chunks) = stream.read(true) else {
+            return Ok(0);
+        };
+        let decoder = self.decoders.entry(id).or_default();
+        let mut count = 0;
+        let result = loop {
+            match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => {
+                    let mut bytes = chunk.bytes;
+                    count += bytes.len() as u64;
+                    let fault = loop {
+                        match decoder.push(&mut bytes, intake) {
+                            Ok(Some(frame)) => each(frame),
+                            Ok(None) => break None,
+                            Err(fault) => break Some(fault),
+                        }
+                    };
+                    if let Some(fault) = fault {
+                        break Err(fault);
+                    }
+                }
+                Ok(None) if decoder.is_between_frames() => break Ok(true),
+                Ok(None) => break Err(Fault::Malformed("a stream ends within a frame".to_owned())),
+                Err(ReadError::Blocked) => break Ok(false),
+                Err(ReadError::Reset(_)) => {
+                    break Err(Fault::Malformed("a stream was given up by its sender".to_owned()));
+                }
+            }
+        };
+        // What has to be sent because of the reading is sent with everything else.
+        let _ = chunks.finalize();
+        if !matches!(result, Ok(false))
+            && let Some(decoder) = self.decoders.remove(&id)
+        {
+            decoder.abandon(intake);
+            if result.is_err() {
+                let _ = quic.recv_stream(id).stop(VarInt::from_u32(0));
+            }
+        }
+        result.map(|_| count)
+    }
+}
