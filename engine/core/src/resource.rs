@@ -179,6 +179,7 @@ impl ResourceManager {
             }
             std::mem::take(&mut *map)
         };
+        self.removals.fetch_add(1, Ordering::Release);
         drop(removed);
     }
 

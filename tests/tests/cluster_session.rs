@@ -1,0 +1,217 @@
+//! Sessions over the tasks of a cluster: several servers of this process, over QUIC on the loopback.
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use actorflow::cluster::identity::{Authority, Identity, Subject};
+use actorflow::cluster::{ClusterInfo, ClusterSpec, ConnectOptions, Server, ServerOptions, TaskName};
+use actorflow::flow::{WhileOptions, while_loop};
+use actorflow::{Code, DType, Graph, GraphVariables, Result, Session, SessionOptions, Tensor};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Cluster {
+    authority: Authority,
+    spec: ClusterSpec,
+    servers: Vec<Server>,
+}
+
+fn free_addr() -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().to_string()
+}
+
+fn options() -> SessionOptions {
+    SessionOptions {
+        pin: false,
+        ..SessionOptions::with_threads(2)
+    }
+}
+
+impl Cluster {
+    fn new(tasks: &[(&str, u32)]) -> Cluster {
+        let mut spec = ClusterSpec::new();
+        for (job, index) in tasks {
+            spec = spec.with_task(job, *index, &free_addr()).unwrap();
+        }
+        let mut cluster = Cluster {
+            authority: Authority::ephemeral("test").unwrap(),
+            spec,
+            servers: Vec::new(),
+        };
+        for (job, index) in tasks {
+            let server = cluster.start(job, *index).unwrap();
+            cluster.servers.push(server);
+        }
+        cluster
+    }
+
+    fn identity(&self, subject: &str) -> Identity {
+        self.authority.issue(subject.parse().unwrap(), HOUR).unwrap()
+    }
+
+    fn start(&self, job: &str, index: u32) -> Result<Server> {
+        let identity = self.identity(&format!("task/{job}/{index}"));
+        let task = TaskName::new(job, index)?;
+        Server::start(ServerOptions {
+            session: options(),
+            ..ServerOptions::new(self.spec.clone(), task, identity)
+        })
+    }
+
+    fn client(&self) -> ConnectOptions {
+        ConnectOptions::new(self.identity("client/test"))
+    }
+}
+
+#[test]
+fn a_graph_runs_over_tasks_and_variables_outlive_sessions() {
+    let c = Cluster::new(&[("ps", 0), ("worker", 0)]);
+    let build = || {
+        let g = Graph::new();
+        let v = {
+            let _ps = g.device_scope("/job:ps/task:0");
+            g.variable("v", Tensor::from([1f32, 2.0])).unwrap()
+        };
+        let _worker = g.device_scope("/job:worker/task:0");
+        let x = g.placeholder("x", DType::F32, [Some(2)]).unwrap();
+        let y = (v.value() * &x).unwrap();
+        let add = {
+            let _ps = g.device_scope("/job:ps/task:0");
+            v.assign_add(&y).unwrap()
+        };
+        (g, x, y, add)
+    };
+    let (g, x, y, add) = build();
+    let s = Session::on(&g, &c.servers[1], options()).unwrap();
+    s.execute(&[&g.global_variables_initializer().unwrap()]).unwrap();
+    let call = s.callable(&[&x], &[&y], &[&add]).unwrap();
+    let feed = [Tensor::from([1f32, 1.0])];
+    assert_eq!(call.call(&feed).unwrap()[0], Tensor::from([1f32, 2.0]));
+    assert_eq!(call.call(&feed).unwrap()[0], Tensor::from([2f32, 4.0]));
+    drop((call, s));
+
+    // Another session, of a client outside, sees the same variable.
+    let (g, x, y, _) = build();
+    let s = Session::connect(&g, &c.servers[0].target(), &c.client(), options()).unwrap();
+    let got = s.run(&[(&x, Tensor::from([10f32, 1.0]))], &[&y]).unwrap();
+    assert_eq!(got[0], Tensor::from([40f32, 8.0]));
+    assert_eq!(s.variable("v").unwrap(), Tensor::from([4f32, 8.0]));
+    let info = ClusterInfo::connect(&c.servers[0].target(), &c.client()).unwrap();
+    info.reset(&[]).unwrap();
+    let e = s.run(&[(&x, Tensor::from([10f32, 1.0]))], &[&y]).unwrap_err();
+    assert_eq!(e.code(), Code::FailedPrecondition, "{e}");
+    assert_eq!(e.task(), Some("/job:ps/task:0"));
+}
+
+#[test]
+fn a_loop_spans_tasks() {
+    let c = Cluster::new(&[("ps", 0), ("worker", 0), ("worker", 1)]);
+    let g = Graph::new();
+    let n = g.placeholder("n", DType::I32, [] as [Option<usize>; 0]).unwrap();
+    let rate = g.constant(2f32).unwrap();
+    let (zero, one) = (g.constant(0i32).unwrap(), g.constant(1f32).unwrap());
+    let out = while_loop(
+        &[zero, one],
+        |v| {
+            let _d = g.device_scope("/job:worker/task:1");
+            v[0].less(&n)
+        },
+        |v| {
+            let _d = g.device_scope("/job:ps");
+            let y = (&v[1] * &rate)?;
+            let _d = g.device_scope("/job:worker/task:0");
+            Ok(vec![(&v[0] + 1)?, y])
+        },
+        WhileOptions::default(),
+    )
+    .unwrap();
+    let s = Session::connect(&g, &c.servers[1].target(), &c.client(), options()).unwrap();
+    for trips in [3, 0, 12] {
+        let got = s.run(&[(&n, Tensor::scalar(trips))], &[&out[1]]).unwrap();
+        assert_eq!(got[0].to_scalar::<f32>().unwrap(), 2f32.powi(trips));
+    }
+}
+
+#[test]
+fn a_large_tensor_crosses_unharmed() {
+    let c = Cluster::new(&[("ps", 0), ("worker", 0)]);
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, [None]).unwrap();
+    let _ps = g.device_scope("/job:ps");
+    let y = x.negated().unwrap();
+    let s = Session::on(&g, &c.servers[1], options()).unwrap();
+    let values: Vec<f32> = (0..3_000_000).map(|i| i as f32).collect();
+    let got = s.run(&[(&x, Tensor::from(values.clone()))], &[&y]).unwrap();
+    let got = got[0].as_slice::<f32>().unwrap();
+    assert!(got.iter().zip(&values).all(|(a, b)| *a == -b) && got.len() == values.len());
+}
+
+#[test]
+fn a_task_that_is_gone_is_named_and_its_return_is_noticed() {
+    let mut c = Cluster::new(&[("ps", 0), ("worker", 0)]);
+    let g = Graph::new();
+    let v = {
+        let _ps = g.device_scope("/job:ps");
+        g.variable("v", Tensor::from([1f32])).unwrap()
+    };
+    let y = (v.value() + 1.0).unwrap();
+    let init = g.global_variables_initializer().unwrap();
+    let s = Session::on(&g, &c.servers[1], options()).unwrap();
+    s.execute(&[&init]).unwrap();
+    assert_eq!(s.run(&[], &[&y]).unwrap()[0], Tensor::from([2f32]));
+    let ps = c.servers.remove(0);
+    ps.shutdown(Duration::ZERO);
+    drop(ps);
+    let begun = Instant::now();
+    let e = s.runner().fetch(&y).timeout(Duration::from_secs(3)).run().unwrap_err();
+    assert!(matches!(e.code(), Code::Unavailable | Code::DeadlineExceeded), "{e}");
+    assert!(e.to_string().contains("/job:ps/task:0"), "{e}");
+    assert!(begun.elapsed() < Duration::from_secs(8));
+    let back = c.start("ps", 0).unwrap();
+    // It has forgotten its variables, but the session works with it.
+    let e = s.run(&[], &[&y]).unwrap_err();
+    assert_eq!(e.code(), Code::FailedPrecondition, "{e}");
+    s.execute(&[&init]).unwrap();
+    assert_eq!(s.run(&[], &[&y]).unwrap()[0], Tensor::from([2f32]));
+    drop(back);
+}
+
+#[test]
+fn an_absent_task_is_named_only_by_who_needs_it() {
+    let mut c = Cluster::new(&[("ps", 0), ("worker", 0)]);
+    let gone = c.servers.remove(0);
+    drop(gone);
+    let g = Graph::new();
+    let near = g.constant([1f32]).unwrap().square().unwrap();
+    let far = {
+        let _ps = g.device_scope("/job:ps");
+        near.square().unwrap()
+    };
+    let s = Session::on(&g, &c.servers[0], options()).unwrap();
+    assert_eq!(s.run(&[], &[&near]).unwrap()[0], Tensor::from([1f32]));
+    let e = s.run(&[], &[&far]).unwrap_err();
+    assert_eq!(e.code(), Code::Unavailable, "{e}");
+    assert!(e.message().contains("/job:ps/task:0"), "{e}");
+}
+
+#[test]
+fn only_those_who_may_submit_graphs() {
+    let c = Cluster::new(&[("ps", 0), ("worker", 0)]);
+    let g = Graph::new();
+    let y = {
+        let _d = g.device_scope("/job:worker");
+        g.constant([1f32]).unwrap().square().unwrap()
+    };
+    // A parameter server has no business running graphs on workers.
+    let s = Session::on(&g, &c.servers[0], options()).unwrap();
+    let e = s.run(&[], &[&y]).unwrap_err();
+    assert_eq!(e.code(), Code::PermissionDenied, "{e}");
+    // Nor has another cluster's client any.
+    let foreign = Authority::ephemeral("test").unwrap();
+    let subject = Subject::Client { name: "eve".into() };
+    let mut eve = ConnectOptions::new(foreign.issue(subject, HOUR).unwrap());
+    eve.connect_timeout = Duration::from_secs(3);
+    let e = Session::connect(&g, &c.servers[1].target(), &eve, options()).err().unwrap();
+    assert!(matches!(e.code(), Code::Unauthenticated | Code::Unavailable), "{e}");
+}
