@@ -80,3 +80,49 @@ fn without_servers_nothing_is_asked_for_and_wrong_arguments_are_errors() {
     assert!(replica_device_setter(1, "/worker", PsStrategy::RoundRobin).is_err());
     assert!(replica_device_setter(u32::MAX, "/job:worker", PsStrategy::GreedyLoadBalancing).is_err());
 }
+
+#[test]
+fn a_model_with_tables_loops_updates_queues_and_a_saver_is_placed_without_conflict() {
+    use crate::nn::{PartitionStrategy, embedding_lookup};
+    use crate::rnn::{Gru, RnnOptions, dynamic_rnn};
+    use crate::train::optimizer::{Adam, Optimizer};
+    use crate::{Saver, SaverOptions};
+    for reference in [false, true] {
+        let g = Graph::new();
+        let setter = replica_device_setter(2, "/job:worker/task:0", PsStrategy::GreedyLoadBalancing).unwrap();
+        let _scope = g.device_function(setter);
+        let queue = Queue::builder(&g, QueueKind::Fifo, &[(DType::I32, PartialShape::from([2, 5]))]);
+        let queue = queue.build().unwrap();
+        let ids = queue.dequeue().unwrap().remove(0);
+        let tables: Vec<_> = (0..2)
+            .map(|i| {
+                let b = g.variable_builder(&format!("table_{i}"));
+                let b = if reference { b.reference() } else { b };
+                let zeros = crate::Tensor::zeros(DType::F32, [10, 4]).unwrap();
+                b.build(zeros).unwrap()
+            })
+            .collect();
+        let values: Vec<Output> = tables.iter().map(|t| t.value().clone()).collect();
+        let x = embedding_lookup(&values, &ids, PartitionStrategy::Mod, None).unwrap();
+        let cell = Gru::new(&g, "gru", 4, 8).unwrap();
+        let (y, _) = dynamic_rnn(&cell, &x, RnnOptions::default()).unwrap();
+        let loss = y.square().unwrap().mean(&[0, 1, 2], false).unwrap();
+        Optimizer::new(Adam::new(0.1)).minimize(&loss).unwrap();
+        let sharded = SaverOptions {
+            sharded: true,
+            ..SaverOptions::default()
+        };
+        Saver::new(&g, sharded).unwrap();
+        for free in [Free::Default, Free::CostModel, Free::Scatter(1)] {
+            let options = PlaceOptions {
+                free,
+                ..PlaceOptions::default()
+            };
+            let p = place(&g, &cluster(), None, &options).unwrap();
+            for t in &tables {
+                assert!(p.device_of(t.handle().op().id()) >= 2, "{free:?} {}", t.handle().name());
+            }
+            assert_eq!(p.device_of(loss.op().id()), 0, "{free:?}");
+        }
+    }
+}
