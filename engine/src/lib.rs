@@ -9,7 +9,9 @@
 //! - [`queue`]: elements that one part of a program leaves for another
 //! - [`nn`], [`rnn`]: what networks are made of; cells and recurrent networks
 //! - [`passes`]: rewriting what is run
-//! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules
+//! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules, loops that go on after failures
+//! - [`data`]: files of examples and pipelines of batches
+//! - [`summary`]: TensorBoard's event files
 //! - [`graphdef`]: TensorFlow's `GraphDef`
 //! - [`checkpoint`]: saved tensors, in files of this engine and of TensorFlow
 //! - [`saved_model`]: TensorFlow's SavedModel folders
@@ -17,6 +19,7 @@
 //!
 //! It may depend on `actorflow-core`, `-kernels`, `-actors` and `-transport`, which do not know it.
 
+pub mod data;
 pub mod flow;
 pub mod graphdef;
 pub mod nn;
@@ -26,6 +29,7 @@ pub mod queue;
 pub mod rnn;
 pub mod saved_model;
 pub mod session;
+pub mod summary;
 pub mod train;
 
 pub use actorflow_actors::exec::{NodeTrace, StepFuture, Trace};
