@@ -6,12 +6,14 @@
 //! - [`clip`]: gradients clipped by value, norm and global norm
 //! - [`saver`]: checkpoints of a session's variables
 //! - [`schedule`]: learning rates that follow a step counter
+//! - [`monitored`]: the loop of a training, with hooks, that goes on after failures
 //! - [`coordinator`], [`queue_runner`], [`input`]: threads that keep queues filled, and pipelines of them
 
 pub mod clip;
 pub mod coordinator;
 pub mod init;
 pub mod input;
+pub mod monitored;
 pub mod optimizer;
 pub mod queue_runner;
 pub mod saver;
