@@ -2,6 +2,7 @@
 //!
 //! - [`variable`]: variables and their initialisation
 //! - [`init`]: initial values
+//! - [`partitioned`]: variables in parts, as one
 //! - [`optimizer`]: `minimize`, `compute_gradients`, `apply_gradients` and the update rules
 //! - [`clip`]: gradients clipped by value, norm and global norm
 //! - [`saver`]: checkpoints of a session's variables
@@ -15,6 +16,7 @@ pub mod init;
 pub mod input;
 pub mod monitored;
 pub mod optimizer;
+pub mod partitioned;
 pub mod queue_runner;
 pub mod saver;
 pub mod schedule;
