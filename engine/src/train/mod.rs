@@ -7,6 +7,7 @@
 //! - [`clip`]: gradients clipped by value, norm and global norm
 //! - [`saver`]: checkpoints of a session's variables
 //! - [`schedule`]: learning rates that follow a step counter
+//! - [`sync_replicas`]: replicas that train in step, by accumulators in the graph
 //! - [`monitored`]: the loop of a training, with hooks, that goes on after failures
 //! - [`coordinator`], [`queue_runner`], [`input`]: threads that keep queues filled, and pipelines of them
 
@@ -20,4 +21,5 @@ pub mod partitioned;
 pub mod queue_runner;
 pub mod saver;
 pub mod schedule;
+pub mod sync_replicas;
 pub mod variable;

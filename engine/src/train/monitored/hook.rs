@@ -7,6 +7,7 @@ use actorflow_core::{Graph, Operation, Output, Result, Tensor};
 
 use super::scaffold::Scaffold;
 use crate::session::Session;
+use crate::train::coordinator::Coordinator;
 
 /// What a run is asked for, by the program or by a hook.
 #[derive(Debug, Clone, Default)]
@@ -103,6 +104,8 @@ pub struct Setup<'a> {
     pub session: &'a Session,
     /// The operations that belong to the training.
     pub scaffold: &'a Scaffold,
+    /// Owns threads that end with the session. An error of one of them fails the training.
+    pub threads: &'a Coordinator,
     pub(super) stop: &'a Cell<bool>,
 }
 

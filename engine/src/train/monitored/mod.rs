@@ -326,6 +326,7 @@ impl MonitoredSession {
         let setup = Setup {
             session: &session,
             scaffold: &self.scaffold,
+            threads: &threads,
             stop: &stop,
         };
         for hook in &mut self.hooks {
