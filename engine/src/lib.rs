@@ -78,3 +78,7 @@ struct Queues;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/checkpoints.md")]
 struct Checkpoints;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/training.md")]
+struct Training;
