@@ -10,7 +10,9 @@
 //! - [`nn`], [`rnn`]: what networks are made of; cells and recurrent networks
 //! - [`passes`]: rewriting what is run
 //! - [`placement`]: which device each node runs on
-//! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules
+//! - [`train`]: variables, initialisers, optimizers, clipping, learning-rate schedules, loops that go on after failures
+//! - [`data`]: files of examples and pipelines of batches
+//! - [`summary`]: TensorBoard's event files
 //! - [`graphdef`]: TensorFlow's `GraphDef`
 //! - [`checkpoint`]: saved tensors, in files of this engine and of TensorFlow
 //! - [`saved_model`]: TensorFlow's SavedModel folders
@@ -19,6 +21,7 @@
 //! It may depend on `actorflow-core`, `-kernels`, `-actors` and `-transport`, which do not know it.
 
 pub mod cluster;
+pub mod data;
 pub mod flow;
 pub mod graphdef;
 pub mod nn;
@@ -30,6 +33,7 @@ pub mod queue;
 pub mod rnn;
 pub mod saved_model;
 pub mod session;
+pub mod summary;
 pub mod train;
 
 pub use actorflow_actors::exec::{NodeTrace, StepFuture, Trace};
@@ -82,3 +86,7 @@ struct Checkpoints;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/placement.md")]
 struct Placement;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/training.md")]
+struct Training;

@@ -3,6 +3,8 @@
 use actorflow_core::error::{Error, Result};
 use actorflow_core::{DType, Graph, Output, Shape, Tensor};
 
+use super::partitioned::Part;
+
 /// Makes the initial value of a variable. Names and defaults are those of TensorFlow's `*_initializer`s.
 pub trait Initializer {
     /// Adds the nodes that compute a value of this shape and dtype.
@@ -10,6 +12,47 @@ pub trait Initializer {
     /// # Errors
     /// `INVALID_ARGUMENT` if there is no such value of the shape or dtype.
     fn build(&self, graph: &Graph, shape: &Shape, dtype: DType) -> Result<Output>;
+
+    /// Adds the nodes that compute a part of a partitioned variable's value. An initialiser whose values depend on the
+    /// shape, or on a seed, has to see the whole.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    fn build_part(&self, graph: &Graph, part: &Part, dtype: DType) -> Result<Output> {
+        self.build(graph, &part.shape(), dtype)
+    }
+}
+
+/// The op's seed of a part: parts of one seed would be copies of each other.
+fn part_seed(seed: Option<i64>, part: &Part) -> Option<i64> {
+    seed.map(|s| s.wrapping_add(part.index as i64))
+}
+
+/// The value that a tensor has: of its shape and dtype.
+#[derive(Debug, Clone)]
+pub struct Whole(
+    /// The value.
+    pub Tensor,
+);
+
+impl Initializer for Whole {
+    fn build(&self, graph: &Graph, shape: &Shape, dtype: DType) -> Result<Output> {
+        if self.0.dtype() != dtype || self.0.shape() != shape {
+            return Err(Error::invalid(format!(
+                "the initial value is {} of shape {}, the variable {dtype} of shape {shape}",
+                self.0.dtype(),
+                self.0.shape()
+            )));
+        }
+        graph.constant(self.0.clone())
+    }
+
+    fn build_part(&self, graph: &Graph, part: &Part, dtype: DType) -> Result<Output> {
+        let whole = self.build(graph, &part.whole, dtype)?;
+        let (begin, size) = (Shape::new(&part.start), part.shape());
+        let (begin, size) = (dims(graph, &begin)?, dims(graph, &size)?);
+        graph.op("Slice").input(&whole).input(&begin).input(&size).output()
+    }
 }
 
 fn dims(graph: &Graph, shape: &Shape) -> Result<Output> {
@@ -84,6 +127,11 @@ impl Initializer for RandomUniform {
         let u = random(graph, "RandomUniform", shape, dtype, self.seed)?;
         &(&u * (self.max - self.min))? + self.min
     }
+
+    fn build_part(&self, graph: &Graph, part: &Part, dtype: DType) -> Result<Output> {
+        let seed = part_seed(self.seed, part);
+        RandomUniform { seed, ..*self }.build(graph, &part.shape(), dtype)
+    }
 }
 
 /// Normal with this mean and standard deviation.
@@ -102,6 +150,11 @@ impl Initializer for RandomNormal {
         let n = random(graph, "RandomStandardNormal", shape, dtype, self.seed)?;
         &(&n * self.stddev)? + self.mean
     }
+
+    fn build_part(&self, graph: &Graph, part: &Part, dtype: DType) -> Result<Output> {
+        let seed = part_seed(self.seed, part);
+        RandomNormal { seed, ..*self }.build(graph, &part.shape(), dtype)
+    }
 }
 
 /// Normal, drawn again where it is more than two standard deviations from the mean.
@@ -119,6 +172,11 @@ impl Initializer for TruncatedNormal {
     fn build(&self, graph: &Graph, shape: &Shape, dtype: DType) -> Result<Output> {
         let n = random(graph, "TruncatedNormal", shape, dtype, self.seed)?;
         &(&n * self.stddev)? + self.mean
+    }
+
+    fn build_part(&self, graph: &Graph, part: &Part, dtype: DType) -> Result<Output> {
+        let seed = part_seed(self.seed, part);
+        TruncatedNormal { seed, ..*self }.build(graph, &part.shape(), dtype)
     }
 }
 
@@ -223,7 +281,20 @@ fn fans(shape: &Shape) -> (f64, f64) {
 
 impl Initializer for VarianceScaling {
     fn build(&self, graph: &Graph, shape: &Shape, dtype: DType) -> Result<Output> {
-        let (fan_in, fan_out) = fans(shape);
+        self.scaled(graph, shape, shape, dtype)
+    }
+
+    fn build_part(&self, graph: &Graph, part: &Part, dtype: DType) -> Result<Output> {
+        let seed = part_seed(self.seed, part);
+        let of_part = VarianceScaling { seed, ..*self };
+        of_part.scaled(graph, &part.whole, &part.shape(), dtype)
+    }
+}
+
+impl VarianceScaling {
+    /// Values of a shape, scaled for a weight of shape `weight`.
+    fn scaled(&self, graph: &Graph, weight: &Shape, shape: &Shape, dtype: DType) -> Result<Output> {
+        let (fan_in, fan_out) = fans(weight);
         let n = match self.fan {
             Fan::In => fan_in,
             Fan::Out => fan_out,

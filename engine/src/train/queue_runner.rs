@@ -38,7 +38,7 @@ impl Wake for Unpark {
 }
 
 /// Waits for a future on this thread.
-fn wait<F: Future>(f: F) -> F::Output {
+pub(crate) fn wait<F: Future>(f: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut cx = Context::from_waker(&waker);
     let mut f = pin!(f);

@@ -15,6 +15,7 @@ use actorflow_core::gradient::{Grad, GradientOptions, IndexedSlices, gradients_w
 use actorflow_core::{DType, Graph, Operation, Output};
 
 use super::init::Constant;
+use super::saver::slices;
 use super::variable::{GraphVariables, Shaped, Variable, VariableKind};
 
 /// A hyper-parameter: a number, or an output of the graph (a schedule, a placeholder).
@@ -354,11 +355,13 @@ impl Optimizer {
         if like.kind() == VariableKind::Reference {
             b = b.reference();
         }
-        b.build(Shaped {
+        let slot = b.build(Shaped {
             initializer: Constant(initial),
             shape: shape.clone(),
             dtype,
-        })
+        })?;
+        slices::follow(g, &slot.name(), &like.name())?;
+        Ok(slot)
     }
 }
 

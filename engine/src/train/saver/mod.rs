@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod nodes;
+pub(crate) mod slices;
 pub mod state;
 
 #[cfg(test)]
@@ -53,8 +54,9 @@ use crate::session::Session;
 /// How a [`Saver`] is set up.
 #[derive(Debug, Clone)]
 pub struct SaverOptions {
-    /// What is saved; by default the graph's variables (without local ones) under their own names. Of a graph that was
-    /// imported, and whose variables are in no collection, it is every variable.
+    /// What is saved; by default the graph's variables (without local ones) under their own names, and the parts of
+    /// [partitioned](super::partitioned) ones as parts of one tensor. Of a graph that was imported, and whose variables
+    /// are in no collection, it is every variable.
     pub variables: Option<Vec<SavedVariable>>,
     /// How many of the latest checkpoints are kept; 0 keeps all.
     pub max_to_keep: usize,
@@ -262,7 +264,12 @@ impl Saver {
 fn all_variables(graph: &Graph) -> Result<Vec<SavedVariable>> {
     let known = graph.variables()?;
     if !known.is_empty() {
-        return Ok(known.iter().map(|v| SavedVariable::new(v.name(), v.handle())).collect());
+        let parts = slices::registered(graph)?;
+        let saved = known.iter().map(|v| match parts.get(&v.name()) {
+            Some(part) => SavedVariable::new(part.whole.clone(), v.handle()).slice(part.spec.clone()),
+            None => SavedVariable::new(v.name(), v.handle()),
+        });
+        return Ok(saved.collect());
     }
     let nodes = graph.nodes();
     let variables = nodes
