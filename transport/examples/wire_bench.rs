@@ -45,7 +45,12 @@ fn report(what: &str, unit: &str, mut values: Vec<f64>, best_is_small: bool) {
         values.reverse();
     }
     let at = |q: f64| values[((values.len() - 1) as f64 * q) as usize];
-    println!("{what}: best {:.2} {unit}, median {:.2}, 90 % {:.2}", at(0.0), at(0.5), at(0.9));
+    println!(
+        "{what}: best {:.2} {unit}, median {:.2}, 90 % {:.2}",
+        at(0.0),
+        at(0.5),
+        at(0.9)
+    );
 }
 
 fn main() -> Result<()> {
