@@ -45,6 +45,8 @@ counters! {
     datagrams_sent,
     /// Datagrams received.
     datagrams_received,
+    /// Datagrams that were sent and, as far as the sender knows, lost.
+    datagrams_lost,
     /// Connections that got as far as knowing their peer.
     connected,
     /// Connections lost after that.

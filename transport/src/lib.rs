@@ -6,7 +6,7 @@
 //! - [`identity`]: certificates and subjects
 //! - [`frame`]: how messages and tensors are laid out in a stream
 //! - [`proto`]: one connection as a pure state machine, without sockets and without a clock
-//! - `sim`: many of these machines in one simulated network, for tests
+//! - [`sim`]: many of these machines in one simulated network, for tests
 //! - [`quic`]: the endpoint; the only place that names the QUIC library
 //!
 //! Depends on `actorflow-core` alone: graphs, kernels and actors are unknown here, and a tensor's destination is an edge
@@ -21,6 +21,7 @@ pub mod limits;
 pub mod message;
 pub mod proto;
 pub mod quic;
+pub mod sim;
 
 pub use counters::Counters;
 pub use identity::{Identity, Subject};

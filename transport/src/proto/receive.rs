@@ -23,16 +23,17 @@ impl<K> Connection<K> {
             }
             return;
         };
+        if frame.stamp.incarnation != incarnation {
+            // Whoever sent it took no room on this connection, so none is given back.
+            self.counted.stale_incarnation += 1;
+            return;
+        }
         let bytes = frame.body.payload();
         if frame.credited && !self.inbound.receive(bytes) {
             let what = format!("{bytes} bytes were sent without room for them");
             return self.fault(&Fault::Oversized(what));
         }
         let credited = frame.credited.then_some(bytes);
-        if frame.stamp.incarnation != incarnation {
-            self.counted.stale_incarnation += 1;
-            return self.dropped(credited);
-        }
         let old = frame.stamp.epoch != 0 && frame.stamp.epoch < self.local.epoch;
         if old && !matches!(frame.body, Body::Credit(_) | Body::Ping | Body::Hello(_)) {
             return self.stale(frame, credited);

@@ -349,20 +349,25 @@ fn nothing_is_read_before_a_hello_of_the_same_cluster_and_subject() {
 }
 
 #[test]
-fn frames_of_another_incarnation_are_dropped_counted_and_give_their_room_back() {
+fn frames_of_another_incarnation_are_dropped_and_counted_and_give_no_room_back() {
     let limits = Limits {
         in_flight: 1,
         ..Limits::default()
     };
     let (mut a, mut b) = pair_with(limits);
+    let mut stale = C::new(local("task/worker/0", 9, limits), "task/ps/0".to_owned(), true, at(0));
+    stale.peer = a.peer.clone();
+    stale.outbound.open(Credit { frames: 9, bytes: 99 }, at(0));
     for round in 0..3 {
-        a.send(parcel(round, 8), None, at(0));
-        let (mut frames, _) = drain(&mut a);
-        frames.iter_mut().for_each(|f| f.stamp.incarnation = 9);
-        frames.into_iter().for_each(|f| b.receive(f, at(0)));
-        assert!(edges(&settle(&mut a, &mut b, at(0)).1).is_empty());
+        stale.send(parcel(round, 8), None, at(0));
     }
-    assert_eq!(b.take_counted().stale_incarnation, 3);
+    drain(&mut stale).0.into_iter().for_each(|f| b.receive(f, at(0)));
+    a.send(parcel(7, 8), None, at(0));
+    let (of_a, of_b) = settle(&mut a, &mut b, at(0));
+    assert!(of_a.is_empty() && edges(&of_b) == [7]);
+    assert!(a.is_up() && b.is_up());
+    // The stale hello is dropped like everything else.
+    assert_eq!(b.take_counted().stale_incarnation, 4);
 }
 
 #[test]

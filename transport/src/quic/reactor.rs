@@ -253,7 +253,8 @@ impl Reactor {
             (t, Some(end)) => Some(t.unwrap_or(Duration::MAX).min(end.saturating_duration_since(now))),
             (t, None) => t,
         };
-        let closes = self.shared.closing.load(Ordering::SeqCst) && self.end.is_none();
+        let closes =
+            self.shared.closing.load(Ordering::SeqCst) && (self.end.is_none() || self.shared.links.read().is_empty());
         let idle = self.shared.sleep(next) && !closes;
         let timeout = if idle { timeout } else { Some(Duration::ZERO) };
         let polled = self.poll.poll(events, timeout);

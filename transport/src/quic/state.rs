@@ -76,6 +76,8 @@ pub(super) struct State {
     fresh: bool,
     over: Option<Error>,
     told: bool,
+    /// Lost datagrams that have been counted.
+    lost: u64,
 }
 
 impl State {
@@ -94,6 +96,7 @@ impl State {
             fresh: false,
             over: None,
             told: false,
+            lost: 0,
         }
     }
 
@@ -136,6 +139,9 @@ impl State {
             }
             self.act(shared, link, now);
         }
+        let counted = self.quic.stats().path.lost_packets;
+        Totals::count(&shared.totals.datagrams_lost, counted - self.lost);
+        self.lost = counted;
         if let Some(reason) = lost {
             let error = self.reason(&reason);
             self.end(shared, link, error);

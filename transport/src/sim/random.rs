@@ -1,0 +1,40 @@
+//! Numbers that follow from a seed.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+/// Sebastiano Vigna's SplitMix64: small, and every seed is good.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// The numbers of a seed.
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `limit`; 0 if that is 0.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next().checked_rem(limit).unwrap_or(0)
+    }
+
+    /// True so many times out of a million.
+    pub fn happens(&mut self, of_a_million: u32) -> bool {
+        of_a_million > 0 && self.below(1_000_000) < u64::from(of_a_million)
+    }
+
+    /// A duration between two.
+    pub fn between(&mut self, quick: Duration, slow: Duration) -> Duration {
+        let range = u64::try_from(slow.saturating_sub(quick).as_nanos()).unwrap_or(u64::MAX - 1);
+        quick.saturating_add(Duration::from_nanos(self.below(range.saturating_add(1))))
+    }
+}
