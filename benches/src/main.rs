@@ -10,6 +10,7 @@ mod matmul;
 mod measure;
 mod mlp;
 mod peak;
+mod ps;
 mod report;
 mod soak;
 
@@ -58,6 +59,11 @@ enum Subject {
     MlpTrain,
     /// A chain of element-wise operations over 10 million floats, softmax, sums along both axes.
     Elementwise,
+    /// Parameter servers, a process for each task: reading scalars, dense variables, rows of tables; empty steps.
+    Ps,
+    /// A task of the cluster that `ps` measures.
+    #[command(hide = true)]
+    PsTask(ps::TaskArgs),
     /// Many runs of a small training step; fails if resident memory grows.
     Soak {
         /// How many.
@@ -70,7 +76,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     measure::cores();
     let mut out = report::Report::new(cli.json, cli.nodes, cli.only.clone());
-    let threads = cli.threads.map_or_else(|| vec![1, 2], |t| vec![t]);
+    let mut threads = cli.threads.map_or_else(|| vec![1, 2], |t| vec![t]);
+    if matches!(cli.subject, Subject::Ps | Subject::PsTask(_)) {
+        // The processes share the cores.
+        threads = vec![2];
+    }
     for t in threads {
         let m = measure::Settings {
             samples: cli.samples.max(1),
@@ -81,13 +91,17 @@ fn main() -> ExitCode {
         // A thread of its own is bound, not the main one, whose mask tells the workers which cores there are.
         let done = std::thread::scope(|scope| {
             let measured = scope.spawn(|| {
-                m.pin_caller();
-                match cli.subject {
+                if !matches!(cli.subject, Subject::Ps | Subject::PsTask(_)) {
+                    m.pin_caller();
+                }
+                match &cli.subject {
                     Subject::Dispatch => dispatch::run(&m, &mut out),
                     Subject::Matmul => matmul::run(&m, &mut out),
                     Subject::MlpTrain => mlp::run(&m, &mut out),
                     Subject::Elementwise => elementwise::run(&m, &mut out),
-                    Subject::Soak { runs } => soak::run(&m, runs),
+                    Subject::Ps => ps::run(&m, &mut out),
+                    Subject::PsTask(task) => ps::run_task(task, &m),
+                    Subject::Soak { runs } => soak::run(&m, *runs),
                 }
             });
             match measured.join() {

@@ -1,0 +1,172 @@
+//! Parameter servers: the rows of the peers' `ps_train.py`, with a process for each task, over QUIC on the loopback.
+//!
+//! `ps_scalar`: a worker reads a scalar variable of each parameter server. `ps_dense_N`: variables of N MiB.
+//! `ps_sparse_N`: 32 rows of a table of N rows of 20 floats. `ps_empty`: a no-op on each of several tasks.
+
+mod task;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use actorflow::cluster::ClusterSpec;
+use actorflow::cluster::identity::Authority;
+use actorflow::{Error, Result};
+
+use crate::measure::Settings;
+use crate::report::Report;
+
+pub(crate) use task::{TaskArgs, run as run_task};
+
+/// Parameter servers and workers, as the peers are measured.
+const SIZES: [(usize, usize); 3] = [(1, 1), (1, 2), (2, 2)];
+const CASES: [&str; 6] = ["scalar", "dense_4", "dense_64", "dense_256", "sparse_1000000", "sparse_25000000"];
+const EMPTY: [usize; 5] = [1, 2, 4, 8, 16];
+
+/// A task in a process of its own, killed with this one.
+struct Task {
+    process: Child,
+    stdin: ChildStdin,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Task {
+    fn start(dir: &Path, job: &str, index: usize, case: &str, m: &Settings) -> Result<Task> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg("ps-task")
+            .arg(dir)
+            .args([job, &index.to_string(), case])
+            .args(["--samples", &m.samples.to_string(), "--window", &m.window.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut process = command.spawn()?;
+        let (stdin, stdout) = (process.stdin.take(), process.stdout.take());
+        let (Some(stdin), Some(stdout)) = (stdin, stdout) else {
+            return Err(Error::internal("a task has no pipes"));
+        };
+        Ok(Task {
+            process,
+            stdin,
+            lines: BufReader::new(stdout),
+        })
+    }
+
+    /// Reads lines until one begins with `want`; what follows it.
+    fn line(&mut self, want: &str) -> Result<String> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.lines.read_line(&mut line)? == 0 {
+                return Err(Error::unavailable(format!("a task ended before it said {want}")));
+            }
+            if let Some(rest) = line.strip_prefix(want) {
+                return Ok(rest.trim().to_owned());
+            }
+        }
+    }
+
+    fn say(&mut self, word: &str) -> Result<()> {
+        writeln!(self.stdin, "{word}")?;
+        Ok(self.stdin.flush()?)
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Identities and addresses of a cluster, in a folder that is removed with it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(jobs: &[(&str, usize)]) -> Result<Folder> {
+        let dir = tempfile::Builder::new().prefix("actorflow-bench-").tempdir()?;
+        let authority = Authority::ephemeral("bench")?;
+        let mut spec = ClusterSpec::new();
+        let mut sockets = Vec::new();
+        for (job, n) in jobs {
+            for i in 0..*n {
+                // The ports are taken until all are known, so that none is given twice.
+                let socket = UdpSocket::bind("127.0.0.1:0")?;
+                spec = spec.with_task(job, i as u32, &socket.local_addr()?.to_string())?;
+                sockets.push(socket);
+                let identity = authority.issue(format!("task/{job}/{i}").parse()?, Duration::from_secs(24 * 3600))?;
+                identity.save(&dir.path().join(format!("{job}{i}")))?;
+            }
+        }
+        std::fs::write(dir.path().join("cluster.json"), spec.to_json())?;
+        Ok(Folder(dir))
+    }
+}
+
+/// The rates of each worker, window by window, in calls a second.
+fn measure(nps: usize, nw: usize, case: &str, m: &Settings) -> Result<Vec<Vec<f64>>> {
+    let folder = Folder::new(&[("ps", nps), ("worker", nw)])?;
+    let dir = folder.0.path();
+    let mut servers = (0..nps)
+        .map(|i| Task::start(dir, "ps", i, case, m))
+        .collect::<Result<Vec<_>>>()?;
+    for s in &mut servers {
+        s.line("UP")?;
+    }
+    let mut workers = Vec::new();
+    for i in 0..nw {
+        let mut worker = Task::start(dir, "worker", i, case, m)?;
+        // The first one initialises the variables.
+        worker.line("SESSION")?;
+        workers.push(worker);
+    }
+    for w in &mut workers {
+        w.line("READY")?;
+    }
+    for w in &mut workers {
+        w.say("go")?;
+    }
+    let rates = |w: &mut Task| -> Result<Vec<f64>> {
+        let text = w.line("RATES")?;
+        serde_json::from_str(&text).map_err(|e| Error::internal(format!("a worker said {text:?}: {e}")))
+    };
+    workers.iter_mut().map(rates).collect()
+}
+
+/// Measures everything of this subject.
+///
+/// # Errors
+/// If a task cannot be started or fails.
+pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
+    for case in CASES {
+        let bench = format!("ps_{case}");
+        for (nps, nw) in SIZES {
+            if !out.wants(&bench) {
+                continue;
+            }
+            let at = format!("{nps} ps, {nw} worker(s)");
+            let per = measure(nps, nw, case, m).map_err(|e| e.context(format!("{bench}, {at}")))?;
+            let windows = per.iter().map(Vec::len).min().unwrap_or(0);
+            let total: Vec<f64> = (0..windows).map(|k| per.iter().map(|w| w[k]).sum()).collect();
+            out.row(&bench, 2, &total, "steps/s", &format!("{at}; summed over workers"));
+            let each: Vec<f64> = total.iter().map(|t| 1e6 * nw as f64 / t).collect();
+            out.row(&bench, 2, &each, "us/step", &format!("{at}; mean per worker"));
+            if let Some(mib) = case.strip_prefix("dense_").and_then(|n| n.parse::<f64>().ok()) {
+                let bytes: Vec<f64> = total.iter().map(|t| t * mib * f64::from(1 << 20) / 1e9).collect();
+                out.row(&bench, 2, &bytes, "GB/s", &format!("{at}; summed over workers"));
+            }
+        }
+    }
+    for tasks in EMPTY {
+        if !out.wants("ps_empty") {
+            continue;
+        }
+        let per = measure(tasks, 1, "empty", m).map_err(|e| e.context(format!("ps_empty, {tasks} tasks")))?;
+        let each: Vec<f64> = per[0].iter().map(|t| 1e6 / t).collect();
+        out.row("ps_empty", 2, &each, "us/step", &format!("a no-op on each of {tasks} task(s), and the worker"));
+    }
+    Ok(())
+}
