@@ -72,7 +72,7 @@ fn stack(items: &[&Tensor]) -> Result<Tensor> {
 /// Examples as one batch: each component with a new outermost dimension.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` naming the dtypes and shapes that differ; `UNIMPLEMENTED` for tensors of resources.
+/// `INVALID_ARGUMENT` naming the dtypes and shapes that differ, or for tensors of resources.
 pub(super) fn join(examples: &[Example]) -> Result<Example> {
     let width = examples.first().map_or(0, Vec::len);
     if let Some(other) = examples.iter().find(|e| e.len() != width) {

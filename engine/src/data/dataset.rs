@@ -21,6 +21,8 @@ pub type Examples = Box<dyn Iterator<Item = Result<Example>> + Send>;
 
 /// How many examples are claimed from a ledger at once, so that it is not asked for each.
 const CLAIM: usize = 32;
+/// The most examples that are made ahead: there is room for all of them from the beginning.
+const AHEAD: usize = 1 << 20;
 
 /// Examples that can be gone through any number of times.
 ///
@@ -312,9 +314,14 @@ impl Dataset {
     /// The same examples, of which up to `n` are made ahead by a thread. It ends when its iterator does or is dropped.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` if `n` is zero.
+    /// `INVALID_ARGUMENT` if `n` is zero, or above 1,048,576.
     pub fn prefetch(self, n: usize) -> Result<Dataset> {
         positive("the number of examples to prefetch", n)?;
+        if n > AHEAD {
+            return Err(Error::invalid(format!(
+                "at most {AHEAD} examples can be made ahead, not {n}"
+            )));
+        }
         Ok(Dataset::new(move |epoch| ahead(self.epoch(epoch)?, n)))
     }
 }

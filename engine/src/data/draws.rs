@@ -1,6 +1,7 @@
 //! Random numbers for the order of examples.
 
 use actorflow_core::philox::Philox;
+use actorflow_core::{Error, Result};
 
 /// Random numbers that depend on a seed and an epoch alone.
 pub(super) struct Draws {
@@ -35,11 +36,17 @@ impl Draws {
     }
 
     /// The numbers below `n` in random order.
-    pub(super) fn permutation(&mut self, n: u64) -> Vec<u64> {
-        let mut all: Vec<u64> = (0..n).collect();
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` if there is no memory for so many.
+    pub(super) fn permutation(&mut self, n: u64) -> Result<Vec<u64>> {
+        let mut all: Vec<u64> = Vec::new();
+        let room = usize::try_from(n).ok().and_then(|n| all.try_reserve_exact(n).ok());
+        room.ok_or_else(|| Error::exhausted(format!("no memory for the order of {n} examples")))?;
+        all.extend(0..n);
         for i in (1..all.len()).rev() {
             all.swap(i, self.below(i + 1));
         }
-        all
+        Ok(all)
     }
 }

@@ -10,6 +10,8 @@ use super::draws::Draws;
 
 /// The most epochs that may be under way at once: workers are seldom two apart.
 const OPEN_EPOCHS: usize = 16;
+/// The most workers of an assignment: each is counted for, in each epoch.
+const WORKERS: usize = 1 << 20;
 
 /// Hands out the examples of epochs to workers, each example once in each epoch.
 ///
@@ -18,7 +20,8 @@ pub trait EpochLedger: Send + Sync {
     /// The numbers of up to `most` further examples of an epoch for a worker; none when there are no more for it.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` for a worker that there is not; `RESOURCE_EXHAUSTED` for an epoch too far ahead of the others.
+    /// `INVALID_ARGUMENT` for a worker that there is not; `RESOURCE_EXHAUSTED` for an epoch too far ahead of the others, or if
+    /// there is no memory for its order.
     fn claim(&self, worker: usize, epoch: u64, most: usize) -> Result<Vec<u64>>;
 }
 
@@ -63,10 +66,14 @@ impl Ledger {
     /// Hands out the numbers below `examples`: with a seed in random order, in each epoch another one.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` for an assignment to no workers.
+    /// `INVALID_ARGUMENT` for an assignment to no workers, or to more than 1,048,576.
     pub fn new(examples: u64, seed: Option<u64>, assignment: Assignment) -> Result<Ledger> {
-        if assignment == (Assignment::Strided { workers: 0 }) {
-            return Err(Error::invalid("examples cannot be assigned to 0 workers"));
+        if let Assignment::Strided { workers } = assignment
+            && !(1..=WORKERS).contains(&workers)
+        {
+            return Err(Error::invalid(format!(
+                "examples cannot be assigned to {workers} workers, but to 1 to {WORKERS}"
+            )));
         }
         Ok(Ledger {
             examples,
@@ -76,15 +83,16 @@ impl Ledger {
         })
     }
 
-    fn opened(&self, number: u64) -> Epoch {
-        Epoch {
-            order: self.seed.map(|s| Draws::new(s, number).permutation(self.examples)),
+    fn opened(&self, number: u64) -> Result<Epoch> {
+        let order = |seed| Draws::new(seed, number).permutation(self.examples);
+        Ok(Epoch {
+            order: self.seed.map(order).transpose()?,
             given: match self.assignment {
                 Assignment::Dynamic => vec![0],
                 Assignment::Strided { workers } => vec![0; workers],
             },
             total: 0,
-        }
+        })
     }
 }
 
@@ -114,7 +122,7 @@ impl EpochLedger for Ledger {
                     state.over
                 )));
             }
-            Entry::Vacant(e) => e.insert(self.opened(epoch)),
+            Entry::Vacant(e) => e.insert(self.opened(epoch)?),
         };
         let mut claimed = Vec::new();
         while claimed.len() < most {

@@ -31,8 +31,8 @@ pub fn for_worker<T: Clone>(files: &[T], workers: usize, index: usize) -> Result
 }
 
 /// The names of the shards of a file, as TensorFlow's tools name them: `train-00000-of-00010`.
-pub fn names(basename: &str, count: usize) -> Vec<String> {
-    (0..count).map(|i| format!("{basename}-{i:05}-of-{count:05}")).collect()
+pub fn names(basename: &str, count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(move |i| format!("{basename}-{i:05}-of-{count:05}"))
 }
 
 #[cfg(test)]
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn each_file_has_one_reader() {
-        let files = names("f", 7);
+        let files: Vec<String> = names("f", 7).collect();
         assert_eq!(files[3], "f-00003-of-00007");
         let mut all: Vec<String> = (0..3).flat_map(|w| for_worker(&files, 3, w).unwrap()).collect();
         all.sort();

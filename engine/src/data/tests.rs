@@ -119,6 +119,7 @@ fn sizes_of_zero_and_uneven_tensors_are_refused() {
     assert_eq!(code(numbers(1).batch(0, false)), Code::InvalidArgument);
     assert_eq!(code(numbers(1).shuffle(0, 1)), Code::InvalidArgument);
     assert_eq!(code(numbers(1).prefetch(0)), Code::InvalidArgument);
+    assert_eq!(code(numbers(1).prefetch(usize::MAX)), Code::InvalidArgument);
     assert_eq!(code(Dataset::from_tensors(&[])), Code::InvalidArgument);
     assert_eq!(
         code(Dataset::from_tensors(&[Tensor::from(1f32)])),
@@ -233,7 +234,11 @@ fn a_ledger_hands_out_each_example_once_in_each_epoch_to_whoever_asks() {
 
 #[test]
 fn a_ledger_refuses_workers_it_does_not_know_and_epochs_too_far_ahead() {
-    assert!(Ledger::new(3, None, Assignment::Strided { workers: 0 }).is_err());
+    for workers in [0, usize::MAX] {
+        assert!(Ledger::new(3, None, Assignment::Strided { workers }).is_err());
+    }
+    let endless = Ledger::new(u64::MAX, Some(1), Assignment::Dynamic).unwrap();
+    assert_eq!(endless.claim(0, 0, 1).unwrap_err().code(), Code::ResourceExhausted);
     let l = Ledger::new(3, None, Assignment::Strided { workers: 2 }).unwrap();
     assert_eq!(l.claim(2, 0, 1).unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(l.claim(0, 0, 9).unwrap(), [0, 2]);

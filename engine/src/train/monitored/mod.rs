@@ -70,13 +70,14 @@ const THREADS_END: Duration = Duration::from_secs(10);
 pub struct MonitoredBuilder {
     preparer: Preparer,
     scaffold: Scaffold,
-    hooks: Vec<Box<dyn SessionHook>>,
+    /// The hooks, and whether each is the chief's alone.
+    hooks: Vec<(bool, Box<dyn SessionHook>)>,
     max_recoveries: usize,
     queue_runners: bool,
 }
 
 impl MonitoredBuilder {
-    /// Who this client is; the chief by default. Set it before hooks are added.
+    /// Who this client is; the chief by default.
     pub fn role(mut self, role: Role) -> Self {
         self.preparer.role = role;
         self
@@ -103,16 +104,14 @@ impl MonitoredBuilder {
 
     /// Adds a hook.
     pub fn hook(mut self, hook: impl SessionHook + 'static) -> Self {
-        self.hooks.push(Box::new(hook));
+        self.hooks.push((false, Box::new(hook)));
         self
     }
 
-    /// Adds a hook if this client is the chief, as its [`role`](Self::role) says by now.
-    pub fn chief_hook(self, hook: impl SessionHook + 'static) -> Self {
-        match self.preparer.role {
-            Role::Chief => self.hook(hook),
-            Role::Worker => self,
-        }
+    /// Adds a hook that only the chief has: a worker leaves it out.
+    pub fn chief_hook(mut self, hook: impl SessionHook + 'static) -> Self {
+        self.hooks.push((true, Box::new(hook)));
+        self
     }
 
     /// How sessions are made; local ones with default options by default.
@@ -154,10 +153,13 @@ impl MonitoredBuilder {
         let MonitoredBuilder {
             preparer,
             mut scaffold,
-            mut hooks,
+            hooks,
             max_recoveries,
             queue_runners,
         } = self;
+        let worker = preparer.role == Role::Worker;
+        let mine = hooks.into_iter().filter(|(chiefs, _)| !(*chiefs && worker));
+        let mut hooks: Vec<Box<dyn SessionHook>> = mine.map(|(_, hook)| hook).collect();
         for hook in &mut hooks {
             hook.begin(&preparer.graph)?;
         }

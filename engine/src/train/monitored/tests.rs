@@ -225,13 +225,16 @@ fn a_worker_initialises_its_local_variables_and_no_others() {
     shared
         .execute(&[&w.assign(&g.constant(3f32).unwrap()).unwrap()])
         .unwrap();
-    let worker = |g: &Graph| {
+    let (chiefs, calls) = Watch::new(&[]);
+    let mut chiefs = Some(chiefs);
+    let mut worker = |g: &Graph| {
         let shared = shared.clone();
-        let b = MonitoredSession::builder(g).role(Role::Worker);
-        b.sessions(move |_| Ok(shared.clone())).build()
+        let b = MonitoredSession::builder(g).chief_hook(chiefs.take().unwrap());
+        b.role(Role::Worker).sessions(move |_| Ok(shared.clone())).build()
     };
     let mut s = worker(&g).unwrap();
     assert_eq!((value(&mut s, &mine), value(&mut s, &w)), (7.0, 3.0));
+    assert!(calls.lock().is_empty());
     // One that starts from another variable's initial value would set that back.
     let g2 = Graph::new();
     let v = g2.variable("v", 1f32).unwrap();

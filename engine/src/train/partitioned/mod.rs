@@ -44,6 +44,9 @@ use super::saver::slices::{Slice, register};
 use super::variable::{GraphVariables, InitialValue, Variable};
 use crate::nn::{PartitionStrategy, embedding_lookup};
 
+/// The most parts of a variable: each is several nodes.
+const PARTS: usize = 1 << 20;
+
 /// A part of a variable: a box in it, which has all of every axis but one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
@@ -86,7 +89,7 @@ impl Part {
 /// The parts into which a partitioner divides a variable; the first ones are one longer if it does not come out even.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` as the partitioner says, or if no computer has so many bytes.
+/// `INVALID_ARGUMENT` as the partitioner says, for more than 1,048,576 parts, or if no computer has so many bytes.
 pub fn plan(shape: &Shape, dtype: DType, partitioner: &dyn Partitioner) -> Result<Vec<Part>> {
     byte_size(shape, dtype)?;
     let (axis, parts) = partitioner.partition(shape, dtype)?;
@@ -96,6 +99,11 @@ pub fn plan(shape: &Shape, dtype: DType, partitioner: &dyn Partitioner) -> Resul
             "a variable of shape {shape} cannot be divided into {parts} parts along axis {axis}"
         )));
     };
+    if parts > PARTS {
+        return Err(Error::invalid(format!(
+            "a variable of shape {shape} cannot be divided into {parts} parts, but into {PARTS} at most"
+        )));
+    }
     let (each, more) = (dim / parts, dim % parts);
     let part = |index: usize| {
         let mut part = Part {

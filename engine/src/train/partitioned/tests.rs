@@ -103,6 +103,12 @@ fn what_cannot_be_divided_is_refused() {
         }
     ));
     assert!(refused(&[usize::MAX, 2], &MinMax::new(2)));
+    let tiny = AxisSize {
+        max_bytes: 1,
+        axis: 0,
+        max_parts: None,
+    };
+    assert!(refused(&[1_000_000_000, 20], &tiny));
     struct Wrong;
     impl Partitioner for Wrong {
         fn partition(&self, _: &Shape, _: DType) -> Result<(usize, usize)> {

@@ -93,6 +93,12 @@ impl Accumulator {
         self.push(&Grad::Dense(one), step)
     }
 
+    /// How many have been pushed since the last were taken, an int32.
+    pub(super) fn pushed(&self) -> Result<Output> {
+        let b = self.graph().op("AccumulatorNumAccumulated").input(&self.handle);
+        b.output()
+    }
+
     /// The sum, once there are at least so many; waits until then.
     pub(super) fn take(&self, required: usize) -> Result<Grad> {
         let g = self.graph();

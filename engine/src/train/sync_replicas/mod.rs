@@ -37,6 +37,9 @@ use actorflow_core::{Error, Output, Result};
 use super::optimizer::{Optimizer, VariableGrad};
 use super::variable::Variable;
 
+/// The most replicas: each is a node of the chief's step.
+const REPLICAS: usize = 1 << 16;
+
 /// Trains variables with the means of several replicas' gradients.
 pub struct SyncReplicas {
     optimizer: Optimizer,
@@ -49,18 +52,16 @@ impl SyncReplicas {
     /// The first `replicas_to_aggregate` of `total_num_replicas` that push make a step; the others are backups.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` unless `1 <= replicas_to_aggregate <= total_num_replicas`.
+    /// `INVALID_ARGUMENT` unless `1 <= replicas_to_aggregate <= total_num_replicas <= 65536`.
     pub fn new(
         optimizer: impl Into<Optimizer>,
         replicas_to_aggregate: usize,
         total_num_replicas: usize,
     ) -> Result<SyncReplicas> {
-        // Counted by an int32.
-        let most = i32::MAX as usize;
-        if replicas_to_aggregate == 0 || replicas_to_aggregate > total_num_replicas || total_num_replicas > most {
+        if replicas_to_aggregate == 0 || replicas_to_aggregate > total_num_replicas || total_num_replicas > REPLICAS {
             return Err(Error::invalid(format!(
                 "the gradients of {replicas_to_aggregate} replicas cannot be aggregated of {total_num_replicas}: there \
-                 must be at least one, and not more than there are"
+                 must be at least one, not more than there are, and not more than {REPLICAS}"
             )));
         }
         Ok(SyncReplicas {

@@ -1,7 +1,7 @@
 //! What replicas share, and what each adds.
 
 use actorflow_core::gradient::Grad;
-use actorflow_core::{Code, DType, Error, Graph, Operation, Output, Result};
+use actorflow_core::{Code, DType, Error, Graph, Operation, Output, Result, Tensor};
 
 use super::SyncReplicas;
 use super::accumulator::Accumulator;
@@ -28,6 +28,9 @@ pub struct SyncGraph {
     global_step: Variable,
     enough: Operation,
     apply: Operation,
+    /// How many have pushed, and how many of these have arrived, at a time when nobody pushes.
+    pending: [Output; 2],
+    aggregate: usize,
     init: Operation,
 }
 
@@ -109,6 +112,19 @@ impl SyncGraph {
         drop(_after);
         let apply = g.group("apply", &ends)?;
 
+        let lock = g.op("MutexLock").input(&mutex).output()?;
+        let held = g.control_dependencies(&[lock.op()]);
+        let counts = [pushes.pushed()?, arrivals.pushed()?];
+        drop(held);
+        let unlock = g.op("ConsumeMutexLock").input(&lock);
+        let unlock = unlock
+            .control_input(&counts[0].op())
+            .control_input(&counts[1].op())
+            .finish()?;
+        let after = g.control_dependencies(&[unlock]);
+        let pending = [counts[0].identity()?, counts[1].identity()?];
+        drop(after);
+
         let now = global_step.read()?;
         let all = gradients.iter().map(|(_, a)| a).chain([&pushes, &arrivals]);
         let set = all.map(|a| a.set_step(&now)).collect::<Result<Vec<_>>>()?;
@@ -124,6 +140,8 @@ impl SyncGraph {
             global_step: global_step.clone(),
             enough,
             apply,
+            pending,
+            aggregate: replicas.aggregate,
             init,
         })
     }
@@ -222,11 +240,29 @@ impl SyncGraph {
                 match run.and_then(wait) {
                     // A step that has begun is finished whoever stops: replicas wait for its end.
                     Ok(_) => session.execute(&[&this.apply])?,
-                    Err(e) if e.code() == Code::Cancelled && stop.should_stop() => return Ok(()),
+                    Err(e) if e.code() == Code::Cancelled && stop.should_stop() => return this.finish(&session),
                     Err(e) => return Err(e),
                 }
             }
-            Ok(())
+            this.finish(&session)
         })
+    }
+
+    /// Finishes the step for which enough replicas have pushed, if there is one: the wait for them may have been cancelled
+    /// before or after it took note of it.
+    fn finish(&self, session: &Session) -> Result<()> {
+        let counts = session.run(&[], &[&self.pending[0], &self.pending[1]])?;
+        let enough = |t: &Tensor| Ok::<bool, Error>(usize::try_from(t.to_i64()?).is_ok_and(|n| n >= self.aggregate));
+        let (pushed, arrived) = match &counts[..] {
+            [pushed, arrived] => (enough(pushed)?, enough(arrived)?),
+            _ => return Err(Error::internal("a run gave fewer values than were fetched")),
+        };
+        if arrived {
+            session.execute(&[&self.enough])?;
+        }
+        if pushed {
+            session.execute(&[&self.apply])?;
+        }
+        Ok(())
     }
 }

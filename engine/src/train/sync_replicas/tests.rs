@@ -188,6 +188,49 @@ fn a_replica_that_waits_in_vain_has_its_deadline() {
     assert_eq!(e.code(), Code::DeadlineExceeded, "{e}");
 }
 
+/// Waits until so many have been counted by the accumulator of a name.
+fn wait_for_count(s: &Session, accumulator: &str, wanted: i32) {
+    let g = s.graph();
+    let handle = g.output(accumulator).unwrap();
+    let count = g.op("AccumulatorNumAccumulated").input(&handle).output().unwrap();
+    let until = Instant::now() + LONG;
+    while s.run(&[], &[&count]).unwrap()[0].to_scalar::<i32>().unwrap() != wanted {
+        assert!(Instant::now() < until, "{accumulator} does not come to {wanted}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_step_that_has_begun_is_finished_although_the_chief_is_told_to_stop() {
+    let t = together(1, 2);
+    let c = Coordinator::new();
+    let nodes = t.session.graph().nodes();
+    let shared = |name: &str| {
+        let found = nodes
+            .iter()
+            .find(|n| n.attrs().str("shared_name").is_ok_and(|s| s == name));
+        found.unwrap().name().to_owned()
+    };
+    let arrivals = &shared("sync_replicas/arrivals");
+    std::thread::scope(|scope| {
+        let replica = scope.spawn(|| t.run(0, 0));
+        wait_for_count(&t.session, arrivals, 1);
+        // Holds the chief up in the middle of its step.
+        let mutex = t.session.graph().output(&shared("sync_replicas/mutex")).unwrap();
+        let lock = t.session.graph().op("MutexLock").input(&mutex).output().unwrap();
+        let held = t.session.run(&[], &[&lock]).unwrap();
+        t.sync.start_chief(&t.session, &c).unwrap();
+        wait_for_count(&t.session, arrivals, 0);
+        c.request_stop();
+        drop(held);
+        replica.join().unwrap().unwrap();
+    });
+    c.join(LONG).unwrap();
+    assert_eq!(t.global_step(), 1);
+    // The other replica's gate is open too.
+    t.run(1, 0).unwrap();
+}
+
 #[test]
 fn monitored_sessions_train_in_step_and_stop_at_the_same_one() {
     let t = together(2, 2);
