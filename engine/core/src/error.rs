@@ -173,6 +173,12 @@ impl Error {
         self
     }
 
+    /// Names the task, whatever name was given before: for whoever knows the task's name better than the wire does.
+    pub fn of_task(mut self, task: &str) -> Self {
+        self.0.task = Some(task.to_owned());
+        self
+    }
+
     /// Names the source line that built the node, unless named already.
     pub fn built_at(mut self, location: &'static Location<'static>) -> Self {
         self.0.location.get_or_insert(location);

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use actorflow_actors::exec::{Executor, Launched, Pace, PartOf, PartWatch, Plan, RunOptions, Trace};
 use actorflow_core::cancel::CancelToken;
-use actorflow_core::error::{Error, Result};
+use actorflow_core::error::{Code, Error, Result};
 use actorflow_core::rendezvous::{Arrival, EdgeKey, Rendezvous};
 use actorflow_core::resource::ResourceManager;
 use actorflow_core::tensor::Tensor;
 use dashmap::DashMap;
 use parking_lot::{Condvar, Mutex};
 
-use super::table::{Routes, StepTable};
+use super::table::{Route, Routes, StepTable};
 
 /// What one device does in a plan.
 pub(crate) struct DevicePlan {
@@ -39,6 +39,37 @@ pub(crate) struct SharePlan {
     pub(crate) edge_names: Arc<[String]>,
     /// The tasks that it exchanges tensors with.
     pub(crate) peers: Vec<String>,
+}
+
+impl SharePlan {
+    /// Adds to an error of a step that has waited too long what has not arrived, and names the task that it should have
+    /// come from, if there is only one.
+    fn say_what_is_missing(&self, e: Error, table: &StepTable) -> Error {
+        if e.code() != Code::DeadlineExceeded {
+            return e;
+        }
+        let awaited = table.awaited(8);
+        let missing: Vec<&str> = awaited.iter().filter_map(|i| Some(self.edge_names.get(*i as usize)?.as_str())).collect();
+        if missing.is_empty() {
+            return e;
+        }
+        let from = |i: &u32| match self.routes.get(*i as usize) {
+            Some(Some(Route::From(task))) => Some(task.clone()),
+            _ => None,
+        };
+        let mut tasks: Vec<_> = awaited.iter().filter_map(from).collect();
+        tasks.dedup();
+        let text = format!("{}; what has not arrived: {}", e.message(), missing.join(", "));
+        let said = Error::new(e.code(), text);
+        let said = match (e.node(), e.op()) {
+            (Some(node), Some(op)) => said.at_node(node, op),
+            _ => said,
+        };
+        match &tasks[..] {
+            [one] => said.in_task(one),
+            _ => said,
+        }
+    }
 }
 
 /// How a share of a step is to be run.
@@ -309,6 +340,7 @@ impl Host {
             }),
         };
         let result = self.executors[part.device].run(&part.plan, given, run);
+        let result = result.map_err(|e| share.say_what_is_missing(e, &table));
         if share.devices.len() == 1 {
             return result.map(|values| in_order(part, values, share.fetches));
         }
@@ -374,8 +406,11 @@ impl Host {
                 watch: Arc::default(),
             }),
         };
-        let (of, to) = (share.clone(), joint.clone());
-        let done = move |result| to.done(&of.devices[i], result);
+        let (of, to, at) = (share.clone(), joint.clone(), table.clone());
+        let done = move |result: Result<Vec<Tensor>>| {
+            let result = result.map_err(|e| of.say_what_is_missing(e, &at));
+            to.done(&of.devices[i], result);
+        };
         match self.executors[part.device].launch(&part.plan, given, run, pace, done) {
             Ok(launched) => active.launched.lock().push(launched),
             Err(e) => joint.done(part, Err(e)),

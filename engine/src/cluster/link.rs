@@ -220,8 +220,14 @@ impl RemoteShare {
         peer.request(message, until, Box::new(answered));
     }
 
+    /// Names the task. An error that was passed on from a third one names that already; the wire's name of a task is
+    /// its certificate's.
     fn named(&self, e: Error) -> Error {
-        e.in_task(&self.link.task.to_string())
+        let other = e.task().and_then(|t| t.parse::<TaskName>().ok());
+        match other {
+            Some(_) => e,
+            None => e.of_task(&self.link.task.to_string()),
+        }
     }
 }
 
