@@ -1,68 +1,14 @@
 //! Sessions over the tasks of a cluster: several servers of this process, over QUIC on the loopback.
 
-use std::net::UdpSocket;
+mod cluster;
+
 use std::time::{Duration, Instant};
 
-use actorflow::cluster::identity::{Authority, Identity, Subject};
-use actorflow::cluster::{ClusterInfo, ClusterSpec, ConnectOptions, Server, ServerOptions, TaskName};
+use actorflow::cluster::identity::{Authority, Subject};
+use actorflow::cluster::{ClusterInfo, ConnectOptions};
 use actorflow::flow::{WhileOptions, while_loop};
-use actorflow::{Code, DType, Graph, GraphVariables, Result, Session, SessionOptions, Tensor};
-
-const HOUR: Duration = Duration::from_secs(3600);
-
-struct Cluster {
-    authority: Authority,
-    spec: ClusterSpec,
-    servers: Vec<Server>,
-}
-
-fn free_addr() -> String {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().to_string()
-}
-
-fn options() -> SessionOptions {
-    SessionOptions {
-        pin: false,
-        ..SessionOptions::with_threads(2)
-    }
-}
-
-impl Cluster {
-    fn new(tasks: &[(&str, u32)]) -> Cluster {
-        let mut spec = ClusterSpec::new();
-        for (job, index) in tasks {
-            spec = spec.with_task(job, *index, &free_addr()).unwrap();
-        }
-        let mut cluster = Cluster {
-            authority: Authority::ephemeral("test").unwrap(),
-            spec,
-            servers: Vec::new(),
-        };
-        for (job, index) in tasks {
-            let server = cluster.start(job, *index).unwrap();
-            cluster.servers.push(server);
-        }
-        cluster
-    }
-
-    fn identity(&self, subject: &str) -> Identity {
-        self.authority.issue(subject.parse().unwrap(), HOUR).unwrap()
-    }
-
-    fn start(&self, job: &str, index: u32) -> Result<Server> {
-        let identity = self.identity(&format!("task/{job}/{index}"));
-        let task = TaskName::new(job, index)?;
-        Server::start(ServerOptions {
-            session: options(),
-            ..ServerOptions::new(self.spec.clone(), task, identity)
-        })
-    }
-
-    fn client(&self) -> ConnectOptions {
-        ConnectOptions::new(self.identity("client/test"))
-    }
-}
+use actorflow::{Code, DType, Graph, GraphVariables, Session, Tensor};
+use cluster::{Cluster, HOUR, options};
 
 #[test]
 fn a_graph_runs_over_tasks_and_variables_outlive_sessions() {

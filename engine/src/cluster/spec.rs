@@ -23,7 +23,7 @@ pub struct ClusterSpec {
 #[serde(untagged)]
 enum Tasks {
     List(Vec<String>),
-    Sparse(BTreeMap<u32, String>),
+    Sparse(BTreeMap<String, String>),
 }
 
 #[derive(Deserialize)]
@@ -75,7 +75,10 @@ impl ClusterSpec {
                 Tasks::List(addrs) => spec.with_job(&job, &addrs)?,
                 Tasks::Sparse(tasks) => {
                     for (i, a) in tasks {
-                        spec = spec.with_task(&job, i, &a)?;
+                        let index = i.parse().map_err(|_| {
+                            Error::invalid(format!("{i:?} is no number of a task of job {job:?}; write 0, 1, ..."))
+                        })?;
+                        spec = spec.with_task(&job, index, &a)?;
                     }
                     spec
                 }

@@ -1,0 +1,100 @@
+//! A cluster of servers in this process, for the suites about clusters.
+#![allow(dead_code)] // each suite uses a part
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+pub mod relay;
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use actorflow::cluster::identity::{Authority, Identity};
+use actorflow::cluster::{ClusterSpec, ConnectOptions, Server, ServerOptions, TaskName};
+use actorflow::{Result, SessionOptions};
+use relay::{Relay, Weather};
+
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// Servers, and the authority that vouches for them.
+pub struct Cluster {
+    pub authority: Authority,
+    pub spec: ClusterSpec,
+    pub servers: Vec<Server>,
+    /// What stands between a task and the others, if anything does.
+    pub relays: Vec<Relay>,
+}
+
+pub fn free_addr() -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().to_string()
+}
+
+pub fn options() -> SessionOptions {
+    SessionOptions {
+        pin: false,
+        ..SessionOptions::with_threads(2)
+    }
+}
+
+impl Cluster {
+    fn empty() -> Cluster {
+        Cluster {
+            authority: Authority::ephemeral("test").unwrap(),
+            spec: ClusterSpec::new(),
+            servers: Vec::new(),
+            relays: Vec::new(),
+        }
+    }
+
+    /// A cluster of these tasks.
+    pub fn new(tasks: &[(&str, u32)]) -> Cluster {
+        let mut cluster = Cluster::empty();
+        for (job, index) in tasks {
+            cluster.spec = cluster.spec.with_task(job, *index, &free_addr()).unwrap();
+        }
+        for (job, index) in tasks {
+            let server = cluster.start(job, *index).unwrap();
+            cluster.servers.push(server);
+        }
+        cluster
+    }
+
+    /// A cluster in which the way to each task leads through a relay.
+    pub fn behind_relays(tasks: &[(&str, u32)], weather: Weather) -> Cluster {
+        let mut cluster = Cluster::empty();
+        let mut real = Vec::new();
+        for (i, (job, index)) in tasks.iter().enumerate() {
+            let addr = free_addr();
+            let relay = Relay::start(addr.parse().unwrap(), weather, i as u64);
+            cluster.spec = cluster.spec.with_task(job, *index, &relay.addr().to_string()).unwrap();
+            cluster.relays.push(relay);
+            real.push(addr);
+        }
+        for ((job, index), addr) in tasks.iter().zip(real) {
+            let mut options = cluster.server_options(job, *index);
+            options.bind = Some(addr.parse().unwrap());
+            cluster.servers.push(Server::start(options).unwrap());
+        }
+        cluster
+    }
+
+    pub fn identity(&self, subject: &str) -> Identity {
+        self.authority.issue(subject.parse().unwrap(), HOUR).unwrap()
+    }
+
+    pub fn server_options(&self, job: &str, index: u32) -> ServerOptions {
+        let identity = self.identity(&format!("task/{job}/{index}"));
+        let task = TaskName::new(job, index).unwrap();
+        ServerOptions {
+            session: options(),
+            ..ServerOptions::new(self.spec.clone(), task, identity)
+        }
+    }
+
+    pub fn start(&self, job: &str, index: u32) -> Result<Server> {
+        Server::start(self.server_options(job, index))
+    }
+
+    pub fn client(&self) -> ConnectOptions {
+        ConnectOptions::new(self.identity("client/test"))
+    }
+}
