@@ -281,9 +281,10 @@ impl Link {
         }
     }
 
-    /// Ends the connection because the endpoint does.
-    pub(super) fn shut(self: &Arc<Self>, why: &str) {
-        self.wish(Wish::Close(Error::cancelled(why)));
+    /// Ends the connection because the endpoint does: at once, or when the peer has what was sent.
+    pub(super) fn shut(self: &Arc<Self>, at_once: bool) {
+        let why = Error::cancelled("the endpoint is closed");
+        self.wish(if at_once { Wish::Close(why) } else { Wish::Leave(why) });
     }
 }
 
