@@ -29,6 +29,9 @@ const USERS_SHARE: usize = 4;
 /// Datagrams that the reactor sends before it looks at what has come.
 const REACTORS_SHARE: usize = 32;
 
+/// How often a thread takes up what others have wished for meanwhile, before it leaves that to the reactor.
+const ROUNDS: usize = 8;
+
 /// The life of a connection, as far as users are concerned.
 const YOUNG: u64 = 0;
 const UP: u64 = 1;
@@ -161,12 +164,17 @@ impl Link {
             let Some(mut state) = self.state.try_lock() else { return };
             self.work.store(false, Ordering::SeqCst);
             let now = Instant::now();
+            let mut rounds = 0;
             let progress = loop {
+                rounds += 1;
                 let wishes = std::mem::take(&mut *self.outbox.lock());
                 wishes.into_iter().for_each(|w| state.wish(&shared, self, w, now));
                 let progress = state.put_out(&shared, self, now, share);
                 if self.outbox.lock().is_empty() {
                     break progress;
+                }
+                if rounds == ROUNDS {
+                    break Progress::More;
                 }
             };
             let ups = state.take_ups();
