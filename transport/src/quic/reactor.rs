@@ -40,6 +40,16 @@ pub(super) fn enter() {
     HERE.set(true);
 }
 
+/// The system waits for whole milliseconds and rounds up, but QUIC paces what it sends in steps of fewer: so the wait
+/// is rounded down, and what is left of it passes in looking for datagrams.
+fn whole_millis(wait: Duration) -> Duration {
+    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    if millis == 0 && !wait.is_zero() {
+        std::thread::yield_now();
+    }
+    Duration::from_millis(millis)
+}
+
 /// A timer: when, and of which connection.
 type Timer = Reverse<(u64, ConnectionHandle)>;
 
@@ -261,7 +271,11 @@ impl Reactor {
         let closes = self.shared.closing.load(Ordering::SeqCst)
             && (self.end.is_none() || self.shared.links.read().values().all(|l| l.is_over()));
         let idle = self.shared.sleep(next) && !closes;
-        let timeout = if idle { timeout } else { Some(Duration::ZERO) };
+        let timeout = if idle {
+            timeout.map(whole_millis)
+        } else {
+            Some(Duration::ZERO)
+        };
         let polled = self.poll.poll(events, timeout);
         self.shared.awake();
         if let Err(e) = polled
