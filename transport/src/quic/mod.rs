@@ -118,8 +118,8 @@ impl Endpoint {
     /// Whatever the system says about the address; `INVALID_ARGUMENT` for an identity that TLS refuses.
     pub fn bind(options: EndpointOptions, handler: Arc<dyn Handler>) -> Result<Endpoint> {
         let helpers = options.threads.saturating_sub(1).min(MAX_HELPERS);
-        let setup = Setup::new(options.identity, &options.limits, &options.timing)?;
         let socket = Socket::bind(options.bind)?;
+        let setup = Setup::new(options.identity, &options.limits, &options.timing, socket.buffer())?;
         let (poll, waker) = reactor::poll()?;
         let server = setup.server(socket.local, None);
         let config = Arc::new(config::endpoint()?);
@@ -207,7 +207,8 @@ impl Endpoint {
                 new.cluster()
             )));
         }
-        *current = Arc::new(Setup::new(identity, &self.shared.limits, &self.shared.timing)?);
+        let (limits, timing) = (&self.shared.limits, &self.shared.timing);
+        *current = Arc::new(Setup::new(identity, limits, timing, self.shared.socket.buffer())?);
         Ok(())
     }
 

@@ -11,8 +11,8 @@ use quinn_proto::{EcnCodepoint, Transmit};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 
-/// Asked of the system for each direction; it gives what its administrator allows. Measured: with 4 MiB, Linux's usual
-/// most, a connection on loopback loses nothing at full speed.
+/// Asked of the system for each direction; it gives what its administrator allows. Measured: with 4 MiB, which
+/// Linux counts as 8, a connection on loopback loses nothing at full speed.
 const BUFFER: usize = 32 << 20;
 
 /// The largest datagram.
@@ -48,6 +48,11 @@ impl Socket {
     /// The same socket, to be watched.
     pub(super) fn watched(&self) -> Result<mio::net::UdpSocket> {
         Ok(mio::net::UdpSocket::from_std(self.io.try_clone()?))
+    }
+
+    /// The size of the receive buffer that the system gave, in bytes.
+    pub(super) fn buffer(&self) -> usize {
+        self.state.recv_buffer_size(UdpSockRef::from(&self.io)).unwrap_or(0)
     }
 
     /// Whether datagrams are never cut up on their way, so that the largest size can be searched for.
