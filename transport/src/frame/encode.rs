@@ -15,8 +15,7 @@ use super::tensor::{header_of, payload_size, sendable, write_strings};
 use super::{Body, CREDITED, DEAD, FAILED, Frame, Kind, MAX_HEADER, MAX_TENSORS, Outcome, PREFIX, Prefix, cut};
 use crate::message::Message;
 
-/// A payload of at most this many bytes is copied behind its header, so that a small frame is one piece of memory;
-/// copying a page costs less than another piece does.
+/// A payload of at most this many bytes is copied behind its header, so that a small frame is one piece of memory.
 const COPIED: usize = 4096;
 
 /// A frame's bytes, in pieces; large tensors are not copied.

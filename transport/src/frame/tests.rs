@@ -35,11 +35,8 @@ fn decode_with(bytes: &[u8], piece: usize, intake: &mut Intake) -> Result<(Vec<F
     let mut frames = Vec::new();
     for part in bytes.chunks(piece.max(1)) {
         let mut chunk = Bytes::copy_from_slice(part);
-        loop {
-            match decoder.push(&mut chunk, intake)? {
-                Some(frame) => frames.push(frame),
-                None => break,
-            }
+        while let Some(frame) = decoder.push(&mut chunk, intake)? {
+            frames.push(frame);
         }
         assert!(chunk.is_empty());
     }

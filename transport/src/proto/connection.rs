@@ -117,6 +117,11 @@ impl<K> Connection<K> {
         self.peer.is_some() && self.over.is_none()
     }
 
+    /// Whether frames wait for room at the peer.
+    pub fn has_parked(&self) -> bool {
+        !self.outbound.parked.is_empty()
+    }
+
     /// What has been counted since the last call.
     pub fn take_counted(&mut self) -> Counters {
         std::mem::take(&mut self.counted)

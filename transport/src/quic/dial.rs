@@ -180,7 +180,7 @@ fn open(shared: &Arc<Shared>, at: SocketAddr, expect: Option<&Subject>, waiter: 
             cork_and_flush(&link);
             if shared.closing.load(Ordering::SeqCst) {
                 // It may have been registered after the endpoint closed all connections.
-                link.shut("the endpoint is closed");
+                link.shut(true);
             }
         }
         Err(error) => waiter.done(Err(error)),

@@ -29,6 +29,9 @@ const USERS_SHARE: usize = 4;
 /// Datagrams that the reactor sends before it looks at what has come.
 const REACTORS_SHARE: usize = 32;
 
+/// How often a thread takes up what others have wished for meanwhile, before it leaves that to the reactor.
+const ROUNDS: usize = 8;
+
 /// The life of a connection, as far as users are concerned.
 const YOUNG: u64 = 0;
 const UP: u64 = 1;
@@ -161,12 +164,17 @@ impl Link {
             let Some(mut state) = self.state.try_lock() else { return };
             self.work.store(false, Ordering::SeqCst);
             let now = Instant::now();
+            let mut rounds = 0;
             let progress = loop {
+                rounds += 1;
                 let wishes = std::mem::take(&mut *self.outbox.lock());
                 wishes.into_iter().for_each(|w| state.wish(&shared, self, w, now));
                 let progress = state.put_out(&shared, self, now, share);
                 if self.outbox.lock().is_empty() {
                     break progress;
+                }
+                if rounds == ROUNDS {
+                    break Progress::More;
                 }
             };
             let ups = state.take_ups();
@@ -281,9 +289,10 @@ impl Link {
         }
     }
 
-    /// Ends the connection because the endpoint does.
-    pub(super) fn shut(self: &Arc<Self>, why: &str) {
-        self.wish(Wish::Close(Error::cancelled(why)));
+    /// Ends the connection because the endpoint does: at once, or when the peer has what was sent.
+    pub(super) fn shut(self: &Arc<Self>, at_once: bool) {
+        let why = Error::cancelled("the endpoint is closed");
+        self.wish(if at_once { Wish::Close(why) } else { Wish::Leave(why) });
     }
 }
 

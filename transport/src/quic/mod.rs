@@ -7,6 +7,7 @@ mod dial;
 mod link;
 mod peer;
 mod reactor;
+mod senders;
 mod shared;
 mod socket;
 mod state;
@@ -27,6 +28,7 @@ use parking_lot::Mutex;
 use self::config::Setup;
 use self::dial::Waiter;
 use self::reactor::Reactor;
+use self::senders::Senders;
 use self::shared::{Parts, Shared};
 use self::socket::Socket;
 use self::state::Wish;
@@ -70,7 +72,7 @@ pub struct EndpointOptions {
     pub limits: Limits,
     /// How long anything may take.
     pub timing: Timing,
-    /// Threads of the endpoint.
+    /// Threads of the endpoint: one receives and keeps the timers, any more send what is large while it does.
     pub threads: usize,
     /// Where the buffers of arriving tensors come from; the endpoint's own pool if there is none.
     pub pool: Option<Arc<Pool>>,
@@ -94,26 +96,30 @@ impl EndpointOptions {
     }
 }
 
+/// The most threads that send what is large; what one connection sends, one thread does at a time.
+const MAX_HELPERS: usize = 16;
+
 /// Called once with a connection's peer, or with why there is none.
 pub type ConnectThen = Box<dyn FnOnce(Result<Peer>) + Send>;
 
 /// A UDP socket that accepts connections of the cluster's members and makes them.
 ///
-/// It has a thread of its own, so that its owner needs no runtime. Dropping it closes it.
+/// It has threads of its own, so that its owner needs no runtime. Dropping it closes it.
 pub struct Endpoint {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     grace: Arc<Mutex<Duration>>,
 }
 
 impl Endpoint {
-    /// Binds the socket and starts the endpoint's thread.
+    /// Binds the socket and starts the endpoint's threads.
     ///
     /// # Errors
     /// Whatever the system says about the address; `INVALID_ARGUMENT` for an identity that TLS refuses.
     pub fn bind(options: EndpointOptions, handler: Arc<dyn Handler>) -> Result<Endpoint> {
-        let setup = Setup::new(options.identity, &options.limits, &options.timing)?;
+        let helpers = options.threads.saturating_sub(1).min(MAX_HELPERS);
         let socket = Socket::bind(options.bind)?;
+        let setup = Setup::new(options.identity, &options.limits, &options.timing, socket.buffer())?;
         let (poll, waker) = reactor::poll()?;
         let server = setup.server(socket.local, None);
         let config = Arc::new(config::endpoint()?);
@@ -131,16 +137,22 @@ impl Endpoint {
             incarnation: options.incarnation,
             epoch: options.epoch,
             waker,
+            helpers,
         });
         let grace = Arc::new(Mutex::new(Duration::ZERO));
         let reactor = Reactor::new(shared.clone(), poll, grace.clone())?;
+        let mut threads = Senders::start(&shared.senders, helpers)?;
         let thread = std::thread::Builder::new()
             .name("actorflow-wire".to_owned())
             .spawn(move || reactor.run())
-            .map_err(|e| Error::from(e).context("cannot start the endpoint's thread"))?;
+            .map_err(|e| {
+                shared.senders.close();
+                Error::from(e).context("cannot start the endpoint's thread")
+            })?;
+        threads.push(thread);
         Ok(Endpoint {
             shared,
-            thread: Mutex::new(Some(thread)),
+            threads: Mutex::new(threads),
             grace,
         })
     }
@@ -195,7 +207,8 @@ impl Endpoint {
                 new.cluster()
             )));
         }
-        *current = Arc::new(Setup::new(identity, &self.shared.limits, &self.shared.timing)?);
+        let (limits, timing) = (&self.shared.limits, &self.shared.timing);
+        *current = Arc::new(Setup::new(identity, limits, timing, self.shared.socket.buffer())?);
         Ok(())
     }
 
@@ -207,8 +220,8 @@ impl Endpoint {
         }
     }
 
-    /// Closes every connection, telling the peers, and ends the thread; waits at most `grace` until the peers have
-    /// heard it. From a handler it does not wait.
+    /// Closes every connection and ends the threads. Waits at most `grace` until the peers have what was sent to them;
+    /// then they are told. From a handler it does not wait.
     pub fn close(&self, grace: Duration) {
         *self.grace.lock() = grace;
         self.shared.closing.store(true, Ordering::SeqCst);
@@ -216,9 +229,9 @@ impl Endpoint {
         if reactor::is_this_thread() {
             return;
         }
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread {
-            // A handler that panicked has ended the thread; there is nothing else to be done about it here.
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            // Nothing is to be done here about one that has panicked.
             let _ = thread.join();
         }
     }

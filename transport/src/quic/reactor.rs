@@ -35,6 +35,21 @@ pub(super) fn is_this_thread() -> bool {
     HERE.get()
 }
 
+/// Makes this thread an endpoint's.
+pub(super) fn enter() {
+    HERE.set(true);
+}
+
+/// The system waits for whole milliseconds and rounds up, but QUIC paces what it sends in steps of fewer: so the wait
+/// is rounded down, and what is left of it passes in looking for datagrams.
+fn whole_millis(wait: Duration) -> Duration {
+    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    if millis == 0 && !wait.is_zero() {
+        std::thread::yield_now();
+    }
+    Duration::from_millis(millis)
+}
+
 /// A timer: when, and of which connection.
 type Timer = Reverse<(u64, ConnectionHandle)>;
 
@@ -84,7 +99,7 @@ impl Reactor {
 
     /// Runs until the endpoint is closed.
     pub(super) fn run(mut self) {
-        HERE.set(true);
+        enter();
         let mut events = Events::with_capacity(8);
         let mut more = true;
         while !self.is_finished() {
@@ -253,10 +268,14 @@ impl Reactor {
             (t, Some(end)) => Some(t.unwrap_or(Duration::MAX).min(end.saturating_duration_since(now))),
             (t, None) => t,
         };
-        let closes =
-            self.shared.closing.load(Ordering::SeqCst) && (self.end.is_none() || self.shared.links.read().is_empty());
+        let closes = self.shared.closing.load(Ordering::SeqCst)
+            && (self.end.is_none() || self.shared.links.read().values().all(|l| l.is_over()));
         let idle = self.shared.sleep(next) && !closes;
-        let timeout = if idle { timeout } else { Some(Duration::ZERO) };
+        let timeout = if idle {
+            timeout.map(whole_millis)
+        } else {
+            Some(Duration::ZERO)
+        };
         let polled = self.poll.poll(events, timeout);
         self.shared.awake();
         if let Err(e) = polled
@@ -289,7 +308,7 @@ impl Reactor {
         }
     }
 
-    /// Whether the endpoint is closed and the peers have heard it, or had the time to.
+    /// Whether the endpoint is closed, and the peers have what was sent or had the time to get it.
     fn is_finished(&mut self) -> bool {
         if !self.shared.closing.load(Ordering::SeqCst) {
             return false;
@@ -298,16 +317,27 @@ impl Reactor {
         if self.end.is_none() {
             let grace = *self.grace.lock();
             self.end = Some(now.checked_add(grace).unwrap_or(now));
-            let _cork = cork::cork();
-            for link in self.shared.all_links() {
-                link.shut("the endpoint is closed");
+            self.shut(false);
+        }
+        let all_over = self.shared.links.read().values().all(|l| l.is_over());
+        if !all_over && self.end.is_some_and(|end| end <= now) {
+            self.shut(true);
+        }
+        all_over || self.end.is_some_and(|end| end <= now)
+    }
+
+    fn shut(&self, at_once: bool) {
+        let _cork = cork::cork();
+        for link in self.shared.all_links() {
+            if !link.is_over() {
+                link.shut(at_once);
             }
         }
-        self.shared.links.read().is_empty() || self.end.is_some_and(|end| end <= now)
     }
 
     /// Nothing is left to wait for.
     fn finish(self) {
         self.shared.links.write().clear();
+        self.shared.senders.close();
     }
 }

@@ -14,6 +14,7 @@ use quinn_proto::ConnectionHandle;
 use super::Handler;
 use super::config::Setup;
 use super::link::Link;
+use super::senders::Senders;
 use super::socket::Socket;
 use crate::counters::Totals;
 use crate::frame::Intake;
@@ -49,6 +50,9 @@ pub(super) struct Shared {
     /// Until when the reactor sleeps, in nanoseconds since the origin; `AWAKE` if it does not.
     asleep: AtomicU64,
     notes: Mutex<Notes>,
+    /// The threads that go on with a link, and how many there are: with none, the reactor does.
+    pub(super) senders: Arc<Senders>,
+    helpers: usize,
     /// Links with a datagram that the socket did not take.
     pub(super) blocked: Mutex<Vec<Arc<Link>>>,
 }
@@ -74,6 +78,7 @@ pub(super) struct Parts {
     pub(super) incarnation: u64,
     pub(super) epoch: u64,
     pub(super) waker: Waker,
+    pub(super) helpers: usize,
 }
 
 impl Shared {
@@ -97,6 +102,8 @@ impl Shared {
             waker: parts.waker,
             asleep: AtomicU64::new(AWAKE),
             notes: Mutex::default(),
+            senders: Arc::default(),
+            helpers: parts.helpers,
             blocked: Mutex::default(),
         })
     }
@@ -135,8 +142,11 @@ impl Shared {
         self.links.write().remove(&handle);
     }
 
-    /// Has the reactor go on with a link.
+    /// Has another thread, or this one later, go on with a link.
     pub(super) fn attend(&self, link: &Arc<Link>) {
+        if self.helpers > 0 {
+            return self.senders.push(link);
+        }
         self.notes.lock().links.push(link.clone());
         // The lock orders this with `sleep`: it sees the note, or this sees that it sleeps.
         if self.asleep.load(Ordering::SeqCst) != AWAKE {

@@ -33,6 +33,8 @@ pub(super) enum Wish {
     Notice(Message),
     Parcel(Parcel, Option<SentThen>),
     Epoch(u64),
+    /// Close once the peer has everything that was sent so far.
+    Leave(Error),
     Close(Error),
 }
 
@@ -76,6 +78,8 @@ pub(super) struct State {
     fresh: bool,
     over: Option<Error>,
     told: bool,
+    /// With what to close once the peer has everything.
+    leaving: Option<Error>,
     /// Lost datagrams that have been counted.
     lost: u64,
 }
@@ -96,6 +100,7 @@ impl State {
             fresh: false,
             over: None,
             told: false,
+            leaving: None,
             lost: 0,
         }
     }
@@ -165,6 +170,7 @@ impl State {
                 }
             }
             Event::Stream(StreamEvent::Readable { id }) => self.incoming.readable(id),
+            Event::Stream(StreamEvent::Finished { .. }) => self.outgoing.confirmed(),
             _ => {}
         }
     }
@@ -208,7 +214,7 @@ impl State {
         let time = shared.time(now);
         let Some(proto) = &mut self.proto else {
             // Only a known peer is handed to users; before that, there is nothing but the end to wish for.
-            if let Wish::Close(error) = wish {
+            if let Wish::Close(error) | Wish::Leave(error) = wish {
                 self.close(shared, link, error, now);
             }
             return;
@@ -226,6 +232,7 @@ impl State {
             Wish::Parcel(parcel, then) => proto.send(parcel, then.map(Then::Sent), time),
             Wish::Epoch(epoch) => proto.set_epoch(epoch),
             Wish::Close(error) => proto.close(error),
+            Wish::Leave(error) => self.leaving = Some(error),
         }
     }
 
@@ -353,10 +360,19 @@ impl State {
     /// Hands frames to QUIC and datagrams to the socket, at most `budget` of them.
     pub(super) fn put_out(&mut self, shared: &Shared, link: &Link, now: Instant, mut budget: usize) -> Progress {
         self.act(shared, link, now);
+        if self.leaving.is_some() && !self.proto.as_ref().is_some_and(Connection::has_parked) {
+            self.outgoing.end();
+        }
         if self.over.is_none()
             && let Err(fault) = self.outgoing.write(&mut self.quic)
         {
             self.fault(&fault);
+            self.act(shared, link, now);
+        }
+        if self.outgoing.has_ended()
+            && let Some(error) = self.leaving.take()
+        {
+            self.proto_close(error);
             self.act(shared, link, now);
         }
         self.endpoint_events(shared, link);

@@ -23,6 +23,10 @@ pub(super) struct Outgoing {
     small: Queue,
     /// In order; the first is being written.
     bulk: VecDeque<Queue>,
+    /// Streams that are written to their end, but not known to have arrived.
+    unconfirmed: usize,
+    /// Nothing comes after what is queued.
+    ends: bool,
 }
 
 /// Why a stream cannot be written: the peer has stopped it, which it never does.
@@ -86,9 +90,36 @@ impl Outgoing {
                 break;
             }
             quic.send_stream(id).finish().map_err(|_| stopped())?;
+            self.unconfirmed += 1;
             self.bulk.pop_front();
         }
+        if self.ends {
+            for queue in [&mut self.control, &mut self.small] {
+                if queue.chunks.is_empty()
+                    && let Some(id) = queue.id.take()
+                {
+                    quic.send_stream(id).finish().map_err(|_| stopped())?;
+                    self.unconfirmed += 1;
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Nothing is sent any more but what is queued.
+    pub(super) fn end(&mut self) {
+        self.ends = true;
+    }
+
+    /// The peer has all of a stream that was written to its end.
+    pub(super) fn confirmed(&mut self) {
+        self.unconfirmed = self.unconfirmed.saturating_sub(1);
+    }
+
+    /// Whether the end has been reached and the peer has everything.
+    pub(super) fn has_ended(&self) -> bool {
+        let written = |q: &Queue| q.id.is_none() && q.chunks.is_empty();
+        self.ends && self.unconfirmed == 0 && self.bulk.is_empty() && written(&self.control) && written(&self.small)
     }
 
     /// Drops everything that has not been handed to QUIC.

@@ -107,7 +107,12 @@ fn tensors_of_every_kind_arrive_bit_for_bit() {
 
 #[test]
 fn large_tensors_both_ways_at_once_arrive_whole() {
-    let p = pair();
+    for threads in [1, 3] {
+        both_ways(&pair_with(|o| o.threads = threads));
+    }
+}
+
+fn both_ways(p: &Pair) {
     let back = p.of_server.connected();
     for edge in 0..6 {
         p.peer.send(parcel(edge, Some(ramp(4_000_000 + edge as usize))), None);
@@ -229,4 +234,29 @@ fn endpoints_that_dial_each_other_at_once_both_get_through() {
             }
         });
     }
+}
+
+#[test]
+fn what_was_sent_before_the_end_arrives_if_there_is_grace() {
+    let p = pair();
+    p.peer.send(parcel(1, Some(ramp(9_000_000))), None);
+    p.peer.send(parcel(2, Some(Tensor::scalar(1i32))), None);
+    p.peer.notify(Message::new(5)).unwrap();
+    p.worker.close(PATIENCE);
+    let mut came = Vec::new();
+    let (_, why) = p.of_server.next(|t| match t {
+        Told::Parcel(p) => {
+            came.push(p.edge);
+            None
+        }
+        Told::Notice(m) => {
+            came.push(m.kind.into());
+            None
+        }
+        Told::Lost(p, e) => Some((p, e)),
+        Told::Connected(_) => None,
+    });
+    came.sort_unstable();
+    assert_eq!(came, [1, 2, 5]);
+    assert!(why.message().contains("closed"), "{why}");
 }
