@@ -4,7 +4,7 @@
 //! `RUSTFLAGS="--cfg loom"` the same names are [loom](https://docs.rs/loom)'s, which runs a test under every
 //! interleaving and every outcome the C11 memory model allows, up to a bound. Every structure whose
 //! correctness rests on memory orderings ([`pending`](crate::pending), [`mailbox`](crate::mailbox),
-//! [`parked`](crate::parked), [`region`](crate::region)) is written against this module, and the code that is
+//! [`parked`](crate::parked), [`region`](crate::region), [`turn`](crate::turn)) is written against this module, and the code that is
 //! checked is the code that ships.
 //!
 //! The models are the `loom_*` test targets of this crate. As models:
@@ -21,13 +21,13 @@ pub use loom::{
     cell::UnsafeCell,
     hint,
     sync::{Arc, atomic},
-    thread,
+    thread, thread_local,
 };
 #[cfg(not(loom))]
 pub use std::{
     hint,
     sync::{Arc, atomic},
-    thread,
+    thread, thread_local,
 };
 
 #[cfg(not(loom))]

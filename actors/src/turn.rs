@@ -21,11 +21,11 @@ use std::ptr;
 
 use actorflow_core::actor::{Mailbox, MailboxFactory, Turn};
 
-use crate::sync::UnsafeCell;
 use crate::sync::atomic::{
     AtomicPtr,
     Ordering::{Acquire, Relaxed, Release},
 };
+use crate::sync::{UnsafeCell, thread_local};
 
 struct Waiting {
     next: *mut Waiting,
@@ -56,7 +56,17 @@ fn busy() -> *mut Waiting {
 
 thread_local! {
     /// The mailbox whose turn this thread is granting, and whether that turn has been released meanwhile.
-    static GRANTING: Cell<(*const TurnMailbox, bool)> = const { Cell::new((ptr::null(), false)) };
+    // loom's macro knows no `const { … }`.
+    #[allow(clippy::missing_const_for_thread_local)]
+    static GRANTING: Cell<(*const TurnMailbox, bool)> = Cell::new((ptr::null(), false));
+}
+
+fn granting() -> (*const TurnMailbox, bool) {
+    GRANTING.with(Cell::get)
+}
+
+fn set_granting(to: (*const TurnMailbox, bool)) {
+    GRANTING.with(|granting| granting.set(to));
 }
 
 impl Default for TurnMailbox {
@@ -169,10 +179,10 @@ impl TurnMailbox {
     /// Gives the turn to those who wait, until one keeps it or nobody is left. The caller holds the turn.
     #[cold]
     fn grant(&self) {
-        let outer = GRANTING.get();
+        let outer = granting();
         if ptr::eq(outer.0, self) {
             // Called from a turn that this thread grants: the loop below goes on with the next one.
-            GRANTING.set((self, true));
+            set_granting((self, true));
             return;
         }
         loop {
@@ -183,14 +193,14 @@ impl TurnMailbox {
                 self.take();
                 continue;
             };
-            GRANTING.set((self, false));
+            set_granting((self, false));
             turn();
-            if !GRANTING.get().1 {
+            if !granting().1 {
                 // The turn was kept; whoever has it releases it. Nothing of `self` may be touched any more.
                 break;
             }
         }
-        GRANTING.set(outer);
+        set_granting(outer);
     }
 }
 

@@ -1,5 +1,6 @@
-//! What firing a node costs. The same graphs as the peers' `dispatch.py`, optimisation passes off.
+//! What firing a node costs, and an iteration of a loop. The same graphs as the peers' `dispatch.py`, optimisation passes off.
 
+use actorflow::flow::{WhileOptions, while_loop};
 use actorflow::{DType, Graph, GraphVariables, Operation, Output, PartialShape, Passes, Result, Session, Tensor};
 
 use crate::measure::Settings;
@@ -132,6 +133,33 @@ fn latency(m: &Settings, out: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// Iterations of a loop that counts, a second.
+fn counting(m: &Settings, out: &mut Report) -> Result<()> {
+    const ITERATIONS: i32 = 20_000;
+    for parallel_iterations in [1, 10] {
+        let g = Graph::new();
+        let n = g.placeholder("n", DType::I32, PartialShape::scalar())?;
+        let options = WhileOptions {
+            parallel_iterations,
+            ..WhileOptions::default()
+        };
+        let count = while_loop(
+            &[g.constant(0i32)?],
+            |v| v[0].less(&n),
+            |v| Ok(vec![(&v[0] + 1)?]),
+            options,
+        )?;
+        let s = session(&g, m)?;
+        let c = s.callable(&[&n], &[&count[0]], &[])?;
+        let feed = [Tensor::scalar(ITERATIONS)];
+        let rates = m.rates(|| c.call(&feed).map(drop))?;
+        let rates: Vec<f64> = rates.into_iter().map(|r| r * f64::from(ITERATIONS)).collect();
+        let note = format!("parallel_iterations={parallel_iterations}; {NOTE}");
+        out.row("while_counter", m.threads, &rates, "iter/s", &note);
+    }
+    Ok(())
+}
+
 type Subject = (&'static str, usize, fn() -> Result<(Graph, Operation)>);
 
 /// Measures everything of this subject.
@@ -151,6 +179,9 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
             let (g, target) = build()?;
             per_op(name, ops, &g, &target, m, out)?;
         }
+    }
+    if out.wants("while_counter") {
+        counting(m, out)?;
     }
     latency(m, out)
 }

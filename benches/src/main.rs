@@ -4,6 +4,7 @@
 //! extremes; `--json` prints one JSON object a line, with the fields `bench, peer, version, threads, value, unit,
 //! min, max, note`.
 
+mod conv;
 mod dispatch;
 mod elementwise;
 mod matmul;
@@ -11,6 +12,7 @@ mod measure;
 mod mlp;
 mod peak;
 mod ps;
+mod queues;
 mod report;
 mod soak;
 
@@ -51,12 +53,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Subject {
-    /// What firing a node costs: chains, grids, no-ops, and the latency of a run.
+    /// What firing a node costs: chains, grids, no-ops, a loop's iterations, and the latency of a run.
     Dispatch,
     /// Single-precision matrix products, in GFLOP/s, and the core's measured peak.
     Matmul,
     /// Training steps a second of the 784-512-256-10 perceptron.
     MlpTrain,
+    /// Training steps and forward passes a second of a LeNet on images of 28 × 28.
+    ConvTrain,
+    /// Enqueue and dequeue, lock and release: pairs a second.
+    FifoQueue,
     /// A chain of element-wise operations over 10 million floats, softmax, sums along both axes.
     Elementwise,
     /// Parameter servers, a process for each task: reading scalars, dense variables, rows of tables; empty steps.
@@ -98,6 +104,8 @@ fn main() -> ExitCode {
                     Subject::Dispatch => dispatch::run(&m, &mut out),
                     Subject::Matmul => matmul::run(&m, &mut out),
                     Subject::MlpTrain => mlp::run(&m, &mut out),
+                    Subject::ConvTrain => conv::run(&m, &mut out),
+                    Subject::FifoQueue => queues::run(&m, &mut out),
                     Subject::Elementwise => elementwise::run(&m, &mut out),
                     Subject::Ps => ps::run(&m, &mut out),
                     Subject::PsTask(task) => ps::run_task(task, &m),

@@ -1,9 +1,12 @@
 //! `actorflow ops`: what the engine has.
 
+mod dtypes;
+mod markdown;
+
 use std::io::Write;
 
+use actorflow::AttrValue;
 use actorflow::op::{ArgDef, ArgType, AttrDef, AttrKind, Gradient, OpDef, registry};
-use actorflow::{AttrValue, DType};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -21,6 +24,9 @@ pub(crate) struct Args {
     /// Everything about each operation as a JSON array
     #[arg(long)]
     json: bool,
+    /// The table as a page of Markdown, by category, with the attributes
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -33,6 +39,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         let rows: Vec<Value> = ops.iter().map(|op| describe(op)).collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+        return Ok(());
+    }
+    if args.markdown {
+        let page = markdown::page(&ops).map_err(std::io::Error::other)?;
+        out.write_all(page.as_bytes())?;
         return Ok(());
     }
     let width = ops.iter().map(|op| op.name().len()).max().unwrap_or(0).max(9);
@@ -49,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             op.category().to_string(),
             devices(op).join(","),
             gradient(op),
-            group(&dtypes(op)),
+            dtypes::describe(&dtypes::of(op)),
         )?;
     }
     writeln!(out, "{} operations", ops.len())?;
@@ -71,44 +82,6 @@ fn gradient(op: &OpDef) -> &'static str {
     }
 }
 
-/// The dtypes that the tensors of an operation may have.
-fn dtypes(op: &OpDef) -> Vec<DType> {
-    let mut found = Vec::new();
-    for arg in op.inputs().iter().chain(op.outputs()) {
-        match &arg.ty {
-            ArgType::Fixed(d) => found.push(*d),
-            ArgType::Attr(a) | ArgType::TypeList(a) => match op.attr_def(a).and_then(|a| a.types.as_deref()) {
-                Some(types) => found.extend(types),
-                None => found.extend(DType::ALL),
-            },
-        }
-    }
-    found.sort();
-    found.dedup();
-    found
-}
-
-type Test = fn(DType) -> bool;
-
-/// A short name of a set of dtypes, or the dtypes themselves.
-fn group(dtypes: &[DType]) -> String {
-    let is = |f: Test| DType::ALL.into_iter().filter(|d| f(*d)).eq(dtypes.iter().copied());
-    let groups: [(Test, &str); 7] = [
-        (|_| true, "any"),
-        (DType::is_plain, "numbers, bool"),
-        (DType::is_number, "numbers"),
-        (|d| d.is_float() || d.is_integer(), "reals"),
-        (|d| d.is_float() || d.is_complex(), "floats, complex"),
-        (DType::is_integer, "integers"),
-        (DType::is_float, "floats"),
-    ];
-    match groups.into_iter().find(|(f, _)| is(*f)) {
-        Some((_, name)) => name.to_owned(),
-        None if dtypes.is_empty() => "-".to_owned(),
-        None => dtypes.iter().map(|d| d.name()).collect::<Vec<_>>().join(", "),
-    }
-}
-
 fn describe(op: &OpDef) -> Value {
     json!({
         "name": op.name(),
@@ -118,7 +91,7 @@ fn describe(op: &OpDef) -> Value {
         "inputs": op.inputs().iter().map(argument).collect::<Vec<_>>(),
         "outputs": op.outputs().iter().map(argument).collect::<Vec<_>>(),
         "attributes": op.attrs().iter().map(attribute).collect::<Vec<_>>(),
-        "dtypes": dtypes(op).iter().map(|d| d.name()).collect::<Vec<_>>(),
+        "dtypes": dtypes::of(op).iter().map(|d| d.name()).collect::<Vec<_>>(),
         "devices": devices(op),
         "differentiable": matches!(op.gradient_of(), Gradient::Function(_)),
         "gradient": gradient(op),
@@ -171,16 +144,6 @@ fn value(v: &AttrValue) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sets_of_dtypes_have_short_names() {
-        let of = |f: fn(DType) -> bool| group(&DType::ALL.into_iter().filter(|d| f(*d)).collect::<Vec<_>>());
-        assert_eq!(of(|_| true), "any");
-        assert_eq!(of(DType::is_float), "floats");
-        assert_eq!(of(DType::is_number), "numbers");
-        assert_eq!(group(&[DType::F32, DType::Str]), "float32, string");
-        assert_eq!(group(&[]), "-");
-    }
 
     #[test]
     fn every_operation_can_be_described() {
