@@ -4,6 +4,7 @@
 //! - [`init`]: initial values
 //! - [`optimizer`]: `minimize`, `compute_gradients`, `apply_gradients` and the update rules
 //! - [`clip`]: gradients clipped by value, norm and global norm
+//! - [`parallel`]: one model on many workers
 //! - [`saver`]: checkpoints of a session's variables
 //! - [`schedule`]: learning rates that follow a step counter
 //! - [`coordinator`], [`queue_runner`], [`input`]: threads that keep queues filled, and pipelines of them
@@ -13,6 +14,7 @@ pub mod coordinator;
 pub mod init;
 pub mod input;
 pub mod optimizer;
+pub mod parallel;
 pub mod queue_runner;
 pub mod saver;
 pub mod schedule;
