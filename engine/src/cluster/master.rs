@@ -88,7 +88,7 @@ pub(crate) struct MasterOptions {
 
 /// The coordinator of one session.
 pub(crate) struct Master {
-    devices: Devices,
+    devices: Arc<Devices>,
     options: MasterOptions,
     placed: Mutex<Option<(u64, Placement)>>,
     steps: AtomicU64,
@@ -115,6 +115,15 @@ impl Taker for Local {
 impl Master {
     /// A coordinator of these devices.
     pub(crate) fn new(devices: Devices, options: MasterOptions) -> Arc<Master> {
+        Master::over(Arc::new(devices), options)
+    }
+
+    /// A coordinator of the same devices for another graph.
+    pub(crate) fn sibling(&self) -> Arc<Master> {
+        Master::over(self.devices.clone(), self.options.clone())
+    }
+
+    fn over(devices: Arc<Devices>, options: MasterOptions) -> Arc<Master> {
         Arc::new(Master {
             watch: Watch::new(options.stall),
             devices,

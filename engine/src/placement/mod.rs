@@ -24,7 +24,7 @@ mod tests;
 pub use actorflow_core::device_name::{DeviceName, TaskName};
 pub use actorflow_core::graph::NodeSummary;
 pub use cost::{CostModel, Link};
-pub use replica::{PsStrategy, replica_device_setter};
+pub use replica::{PsStrategy, parameter_devices, replica_device_setter};
 
 use std::collections::HashSet;
 use std::fmt;

@@ -58,14 +58,7 @@ pub fn replica_device_setter(
     }
     let worker: DeviceName = worker_device.parse()?;
     let ps: DeviceName = "/job:ps".parse()?;
-    let spread = Mutex::new(Spread {
-        strategy,
-        next: 0,
-        bytes: match strategy {
-            PsStrategy::RoundRobin => Vec::new(),
-            PsStrategy::GreedyLoadBalancing => vec![0; ps_tasks as usize],
-        },
-    });
+    let spread = Mutex::new(Spread::new(strategy, ps_tasks));
     Ok(move |node: &NodeSummary<'_>| {
         if ps_tasks == 0 {
             return None;
@@ -78,6 +71,38 @@ pub fn replica_device_setter(
             device.task = Some(spread.lock().task(node, ps_tasks));
         }
         Some(device)
+    })
+}
+
+/// [`replica_device_setter`] for any devices: variables and tables go to those of `servers` (names, possibly partial, like
+/// `/job:ps/task:1` or `/cpu:0`), everything else to `worker`. Where a scope inside of the function's asks for a device of
+/// its own, that wins. Without servers nothing is asked for.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if a name is malformed or there are more than 65536 servers.
+pub fn parameter_devices(
+    servers: &[String],
+    worker: &str,
+    strategy: PsStrategy,
+) -> Result<impl Fn(&NodeSummary<'_>) -> Option<DeviceName> + Send + Sync + 'static> {
+    let n = u32::try_from(servers.len()).unwrap_or(u32::MAX);
+    if n > MAX_TASKS {
+        return Err(Error::invalid(format!(
+            "{n} parameter servers are more than the limit of {MAX_TASKS}"
+        )));
+    }
+    let worker: DeviceName = worker.parse()?;
+    let servers = servers.iter().map(|s| s.parse()).collect::<Result<Vec<DeviceName>>>()?;
+    let spread = Mutex::new(Spread::new(strategy, n));
+    Ok(move |node: &NodeSummary<'_>| {
+        if n == 0 {
+            return None;
+        }
+        match is_parameter(node.def.name()) {
+            true if node.device.is_any() => servers.get(spread.lock().task(node, n) as usize).cloned(),
+            true => None,
+            false => Some(worker.clone()),
+        }
     })
 }
 
@@ -107,6 +132,17 @@ struct Spread {
 }
 
 impl Spread {
+    fn new(strategy: PsStrategy, tasks: u32) -> Spread {
+        Spread {
+            strategy,
+            next: 0,
+            bytes: match strategy {
+                PsStrategy::RoundRobin => Vec::new(),
+                PsStrategy::GreedyLoadBalancing => vec![0; tasks as usize],
+            },
+        }
+    }
+
     fn task(&mut self, node: &NodeSummary<'_>, tasks: u32) -> u32 {
         match self.strategy {
             PsStrategy::RoundRobin => {

@@ -142,6 +142,24 @@ impl Backend {
         })
     }
 
+    /// The same devices and resources, for another graph.
+    pub(crate) fn sibling(&self) -> Backend {
+        match self {
+            Backend::One(e) => Backend::One(e.clone()),
+            Backend::Many {
+                master,
+                resources,
+                device,
+                ..
+            } => Backend::Many {
+                master: master.sibling(),
+                resources: resources.clone(),
+                device: device.clone(),
+                owns_node: false,
+            },
+        }
+    }
+
     pub(crate) fn resources(&self) -> &Arc<ResourceManager> {
         match self {
             Backend::One(e) => e.resources(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actorflow_actors::exec::StepFuture;
+use actorflow_core::cancel::CancelToken;
 use actorflow_core::error::{Error, Result};
 use actorflow_core::{DType, Operation, Output, PartialShape, Tensor};
 
@@ -81,6 +82,26 @@ impl Callable {
             feeds,
             How {
                 deadline: Some(deadline),
+                ..How::default()
+            },
+        )
+    }
+
+    /// [`call`](Self::call), failing at a given time and when a token is cancelled.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; `DEADLINE_EXCEEDED` and `CANCELLED` as asked for.
+    pub fn call_unless(
+        &self,
+        feeds: &[Tensor],
+        deadline: Option<Instant>,
+        cancel: Option<&CancelToken>,
+    ) -> Result<Vec<Tensor>> {
+        self.call_with(
+            feeds,
+            How {
+                deadline,
+                cancel,
                 ..How::default()
             },
         )

@@ -95,6 +95,27 @@ impl Session {
         Ok(Session::over(graph, options, backend))
     }
 
+    /// A session of another graph over the same devices, threads and resources: what one assigns to a variable, the other
+    /// reads under the same name. For a session made by [`connect`](Self::connect), the first must outlive the others.
+    ///
+    /// ```
+    /// use actorflow::{Graph, GraphVariables, Session};
+    ///
+    /// # fn main() -> actorflow::Result<()> {
+    /// let (a, b) = (Graph::new(), Graph::new());
+    /// a.variable("w", 1.0f32)?;
+    /// let w = b.variable("w", 2.0f32)?;
+    /// let one = Session::new(&a)?;
+    /// let other = one.sibling(&b);
+    /// one.execute(&[&a.global_variables_initializer()?])?;
+    /// assert_eq!(other.run(&[], &[&w])?[0].to_scalar::<f32>()?, 1.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sibling(&self, graph: &Graph) -> Session {
+        Session::over(graph, self.0.options.clone(), self.0.backend.sibling())
+    }
+
     fn over(graph: &Graph, options: SessionOptions, backend: Backend) -> Session {
         Session(Arc::new(Inner {
             graph: graph.clone(),

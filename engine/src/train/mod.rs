@@ -5,6 +5,7 @@
 //! - [`partitioned`]: variables in parts, as one
 //! - [`optimizer`]: `minimize`, `compute_gradients`, `apply_gradients` and the update rules
 //! - [`clip`]: gradients clipped by value, norm and global norm
+//! - [`parallel`]: one model on many workers
 //! - [`saver`]: checkpoints of a session's variables
 //! - [`schedule`]: learning rates that follow a step counter
 //! - [`sync_replicas`]: replicas that train in step, by accumulators in the graph
@@ -18,6 +19,7 @@ pub mod input;
 pub mod monitored;
 pub mod optimizer;
 pub mod partitioned;
+pub mod parallel;
 pub mod queue_runner;
 pub mod saver;
 pub mod schedule;

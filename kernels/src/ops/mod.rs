@@ -1,5 +1,6 @@
 //! The operations, by family.
 
+pub mod agreement;
 pub mod array;
 pub mod audio;
 mod compose;

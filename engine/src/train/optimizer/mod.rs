@@ -108,12 +108,15 @@ pub trait UpdateRule {
         )))
     }
 
-    /// What follows all updates (Adam multiplies its powers on).
-    ///
-    /// # Errors
-    /// If nodes cannot be added.
-    fn finish(&self, _shared: &[Variable]) -> Result<Vec<Operation>> {
-        Ok(Vec::new())
+    /// The sparse form as an operation where there is one that does the same as [`composed_sparse`](Self::composed_sparse),
+    /// for updates that are made inside of an actor.
+    fn rows(&self) -> Option<(&'static str, Vec<Arg>, Vec<(&'static str, bool)>)> {
+        self.sparse()
+    }
+
+    /// What each of the [`shared`](Self::shared) scalars is multiplied by after all updates (Adam's powers by the betas).
+    fn factors(&self) -> Vec<f64> {
+        Vec::new()
     }
 }
 
@@ -210,6 +213,11 @@ impl Optimizer {
     /// One of a boxed rule.
     pub fn boxed(rule: Box<dyn UpdateRule>) -> Self {
         Optimizer { rule }
+    }
+
+    /// The rule.
+    pub fn rule(&self) -> &dyn UpdateRule {
+        &*self.rule
     }
 
     /// An operation that takes one step towards a smaller `loss`, for all trainable variables.
@@ -325,7 +333,9 @@ impl Optimizer {
         }
         let after = {
             let _after = g.control_dependencies(&updates);
-            self.rule.finish(&shared)?
+            let factors = self.rule.factors();
+            let next = |(v, by): (&Variable, f64)| v.assign(&(&v.read()? * by)?);
+            shared.iter().zip(factors).map(next).collect::<Result<Vec<_>>>()?
         };
         updates.extend(after);
         let Some(step) = global_step else {
@@ -338,7 +348,7 @@ impl Optimizer {
     }
 
     /// A slot variable `NAME/Rule`, beside the variable it belongs to.
-    fn slot_variable(
+    pub(crate) fn slot_variable(
         &self,
         g: &Graph,
         name: &str,

@@ -44,6 +44,13 @@ impl UpdateRule for GradientDescent {
         let step = s.values.times(&cx.hyper(&self.rate)?)?;
         cx.scatter("ScatterSub", cx.variable, &s.indices, &step)
     }
+
+    /// The proximal step without regularisation.
+    fn rows(&self) -> Option<Form> {
+        let zero = || Arg::Hyper(Hyper::Number(0.0));
+        let args = vec![h(&self.rate), zero(), zero(), Arg::Grad, Arg::Indices];
+        Some(("ProximalGradientDescent", args, vec![]))
+    }
 }
 
 /// `a = momentum · a + g; w -= rate · a`, or Nesterov's variant.
@@ -236,9 +243,8 @@ impl UpdateRule for Adam {
         cx.variable.assign_sub(&step)
     }
 
-    fn finish(&self, shared: &[Variable]) -> Result<Vec<Operation>> {
-        let next = |v: &Variable, beta: f64| v.assign(&(&v.read()? * beta)?);
-        Ok(vec![next(&shared[0], self.beta1)?, next(&shared[1], self.beta2)?])
+    fn factors(&self) -> Vec<f64> {
+        vec![self.beta1, self.beta2]
     }
 }
 

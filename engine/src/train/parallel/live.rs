@@ -1,0 +1,415 @@
+//! A replica that takes part: the values that it keeps, and its steps.
+
+use std::time::{Duration, Instant};
+
+use actorflow_core::cancel::CancelToken;
+use actorflow_core::parallel::Serial;
+use actorflow_core::tensor::Pool;
+use actorflow_core::{Code, DType, Error, Operation, Output, Result, Tensor};
+use actorflow_kernels::ops::agreement::mean;
+
+use super::replica::{Nodes, Point};
+use super::{ReplicaOptions, StepReport, Strategy};
+use crate::{Callable, Session};
+
+/// What the last output of an `AgreeApply` says.
+#[derive(Debug, Clone, Copy)]
+struct Info {
+    version: u64,
+    round: u64,
+    counted: bool,
+    staleness: u64,
+    global_step: u64,
+}
+
+impl Info {
+    fn of(t: &Tensor) -> Result<Info> {
+        let number = |x: i64| u64::try_from(x).unwrap_or(0);
+        match t.as_slice::<i64>()? {
+            &[version, round, counted, staleness, global_step] => Ok(Info {
+                version: number(version),
+                round: number(round),
+                counted: counted != 0,
+                staleness: number(staleness),
+                global_step: number(global_step),
+            }),
+            _ => Err(Error::internal("AgreeApply says something else than five numbers")),
+        }
+    }
+}
+
+/// How long asking who is missing may take.
+const ASKING: Duration = Duration::from_secs(2);
+
+pub(super) struct Live {
+    session: Session,
+    /// A whole step, or from the gradients on.
+    step: Callable,
+    /// Loss, metrics and gradients, if a step computes its batch in parts.
+    parts: Option<Callable>,
+    pull: Callable,
+    join: Callable,
+    /// The number of the next push, the round, and the version of each shard's values.
+    push: u64,
+    round: u64,
+    versions: Vec<u64>,
+    /// The values that gradients are computed from, of all shards.
+    values: Vec<Tensor>,
+    /// A step has failed since the replica joined.
+    failed: bool,
+}
+
+fn number(x: u64) -> i64 {
+    i64::try_from(x).unwrap_or(i64::MAX)
+}
+
+/// What is fed where gradients could be computed.
+fn given(points: &[Point]) -> Vec<&Output> {
+    let of = |p| match p {
+        &Point::Dense(ref d) => vec![d],
+        Point::Rows(values, indices) => vec![values, indices],
+    };
+    points.iter().flat_map(of).collect()
+}
+
+impl Live {
+    pub(super) fn start(
+        session: &Session,
+        nodes: &Nodes,
+        options: &ReplicaOptions,
+        initialize: impl FnOnce(&Session) -> Result<()>,
+    ) -> Result<Live> {
+        let deadline = Instant::now() + options.deadline;
+        let tags: Vec<&Output> = nodes.shards.iter().map(|s| &s.tag).collect();
+        let all_tags: Vec<&Output> = tags.iter().copied().chain(nodes.ring.iter().map(|r| &r.buckets.tag)).collect();
+        let kept: Vec<&Output> = nodes.shards.iter().flat_map(|s| s.kept.iter().map(|v| v.value())).collect();
+        let computed: Vec<&Output> = std::iter::once(&nodes.model.loss).chain(&nodes.model.metrics).collect();
+        let inputs: Vec<&Output> = nodes.model.inputs.iter().chain(kept).collect();
+        let gradients = given(&nodes.points);
+        let of = |list: &'_ [(Vec<Output>, Output)]| -> Vec<Output> {
+            list.iter().flat_map(|(v, info)| v.iter().chain([info])).cloned().collect()
+        };
+        let (stepped, pulled) = (of(&nodes.stepped), of(&nodes.pulled));
+        let after: Vec<&Output> = stepped.iter().chain(&nodes.pushed).collect();
+        let (step, parts) = match options.micro_batches {
+            1 => {
+                let feeds: Vec<&Output> = inputs.iter().chain(&all_tags).copied().collect();
+                let fetches: Vec<&Output> = computed.iter().chain(&after).copied().collect();
+                (session.callable(&feeds, &fetches, &[])?, None)
+            }
+            _ => {
+                let fetches: Vec<&Output> = computed.iter().chain(&gradients).copied().collect();
+                let parts = session.callable(&inputs, &fetches, &[])?;
+                let feeds: Vec<&Output> = gradients.iter().chain(&all_tags).copied().collect();
+                (session.callable(&feeds, &after, &[])?, Some(parts))
+            }
+        };
+        let pull_feeds: Vec<&Output> = std::iter::once(&nodes.decision).chain(tags).collect();
+        let joined: Vec<&Output> = nodes.joined.iter().flat_map(|(a, b)| [a, b]).collect();
+        let mut live = Live {
+            step,
+            parts,
+            pull: session.callable(&pull_feeds, &pulled.iter().collect::<Vec<_>>(), &[])?,
+            join: session.callable(&[], &joined, &[])?,
+            session: session.clone(),
+            push: 0,
+            round: 0,
+            versions: vec![0; nodes.shards.len()],
+            values: Vec::new(),
+            failed: false,
+        };
+        live.initialize(nodes, options, deadline, initialize)?;
+        live.rejoin(nodes, options, deadline, None)?;
+        Ok(live)
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    fn begin(&self, nodes: &Nodes, ops: &[Operation], version: u64, deadline: Instant) -> Result<()> {
+        let mut run = self.session.runner().deadline(deadline);
+        run = run.feed(&nodes.version, Tensor::scalar(number(version)));
+        for op in ops {
+            run = run.target(op);
+        }
+        run.run().map(drop)
+    }
+
+    fn is_ready(&self, report: &[Output], deadline: Instant) -> Result<bool> {
+        let run = self.session.runner().deadline(deadline).fetch(&report[0]);
+        run.run()?[0].to_scalar::<bool>()
+    }
+
+    /// Sees to it that the variables have values, and that the others know.
+    fn initialize(
+        &self,
+        nodes: &Nodes,
+        options: &ReplicaOptions,
+        deadline: Instant,
+        initialize: impl FnOnce(&Session) -> Result<()>,
+    ) -> Result<()> {
+        let own = nodes.reports.len() - nodes.shards.len();
+        let chief = options.replica == 0;
+        match &nodes.ring {
+            None if !chief => Ok(()),
+            _ if self.is_ready(&nodes.reports[own], deadline)? => Ok(()),
+            Some(ring) if !chief => {
+                let copying = ring.copying.as_ref().ok_or_else(|| Error::internal("nothing copies the chief's values"))?;
+                self.session.execute(&[&nodes.initializer])?;
+                // Waits for the chief.
+                self.waiting(nodes, options, self.session.runner().deadline(deadline).fetch(&nodes.joined[0].0).run())?;
+                let mut run = self.session.runner().deadline(deadline);
+                run = run.feed(&nodes.decision, Tensor::vector::<i64>(&[]));
+                run = run.feed(&nodes.shards[0].tag, Tensor::vector(&[0i64; 4]));
+                for v in copying.values.iter().chain([&copying.info]) {
+                    run = run.fetch(v);
+                }
+                let mut values = run.run()?;
+                let info = Info::of(&values.pop().ok_or_else(|| Error::internal("a fetch gave no value"))?)?;
+                let mut run = self.session.runner().deadline(deadline);
+                for (to, value) in copying.given.iter().zip(values) {
+                    run = run.feed(to, value);
+                }
+                for op in &copying.assigns {
+                    run = run.target(op);
+                }
+                run.run()?;
+                self.begin(nodes, &nodes.begin, info.version, deadline)
+            }
+            _ => {
+                initialize(&self.session)?;
+                self.begin(nodes, &nodes.begin, 0, deadline)?;
+                match nodes.begin_buckets.is_empty() {
+                    true => Ok(()),
+                    false => self.begin(nodes, &nodes.begin_buckets, 0, deadline),
+                }
+            }
+        }
+    }
+
+    fn tags(&self, options: &ReplicaOptions) -> Vec<Tensor> {
+        let me = match options.strategy {
+            Strategy::AllReduce => 0,
+            _ => options.replica,
+        };
+        let tag = |v: &u64| Tensor::vector(&[me as i64, number(self.push), number(self.round), number(*v)]);
+        self.versions.iter().map(tag).collect()
+    }
+
+    fn bucket_tag(&self, options: &ReplicaOptions) -> Option<Tensor> {
+        let round = number(self.versions[0]);
+        let tag = Tensor::vector(&[options.replica as i64, number(self.push), round, round]);
+        (options.strategy == Strategy::AllReduce).then_some(tag)
+    }
+
+    /// Keeps the values of all shards, each followed by what happened there, and says what did.
+    fn keep(&mut self, outputs: Vec<Tensor>, nodes: &Nodes) -> Result<Vec<Info>> {
+        let mut outputs = outputs.into_iter();
+        let (mut values, mut infos) = (Vec::with_capacity(self.values.len()), Vec::new());
+        for s in &nodes.shards {
+            values.extend(outputs.by_ref().take(s.kept.len()));
+            let info = outputs.next().ok_or_else(|| Error::internal("a fetch gave no value"))?;
+            infos.push(Info::of(&info)?);
+        }
+        self.values = values;
+        self.versions = infos.iter().map(|i| i.version).collect();
+        // Whoever has old values of one shard is late everywhere.
+        self.round = infos.iter().map(|i| i.round).min().unwrap_or(0);
+        Ok(infos)
+    }
+
+    /// Joins (again), brings what was decided last, and takes the values.
+    fn rejoin(
+        &mut self,
+        nodes: &Nodes,
+        options: &ReplicaOptions,
+        deadline: Instant,
+        cancel: Option<&CancelToken>,
+    ) -> Result<()> {
+        let joined = self.waiting(nodes, options, self.join.call_unless(&[], Some(deadline), cancel))?;
+        let own = nodes.joined.len() - nodes.shards.len();
+        self.push = 0;
+        for next in joined.iter().step_by(2) {
+            let next = next.as_slice::<i64>()?.first().copied().unwrap_or(0);
+            self.push = self.push.max(u64::try_from(next).unwrap_or(0));
+        }
+        // The first shard decides for all; replicas that decide alone have nothing to bring.
+        let decision = match options.strategy {
+            Strategy::Sync { .. } | Strategy::Hybrid { .. } if !alone(options) => joined[2 * own + 1].clone(),
+            _ => Tensor::vector::<i64>(&[]),
+        };
+        let mut feeds = vec![decision];
+        feeds.extend(self.tags(options));
+        let outputs = self.pull.call_unless(&feeds, Some(deadline), cancel)?;
+        self.keep(outputs, nodes)?;
+        self.failed = false;
+        Ok(())
+    }
+
+    pub(super) fn step(
+        &mut self,
+        nodes: &Nodes,
+        options: &ReplicaOptions,
+        batch: &[Tensor],
+        cancel: Option<&CancelToken>,
+    ) -> Result<StepReport> {
+        if batch.len() != nodes.model.inputs.len() {
+            return Err(Error::invalid(format!(
+                "a batch has a tensor for each of the model's {} inputs, got {}",
+                nodes.model.inputs.len(),
+                batch.len()
+            )));
+        }
+        let deadline = Instant::now() + options.deadline;
+        if self.failed {
+            self.rejoin(nodes, options, deadline, cancel)?;
+        }
+        // Stays so unless everything below succeeds.
+        self.failed = true;
+        let (computed, mut feeds) = match &self.parts {
+            None => {
+                let feeds = batch.iter().chain(&self.values).cloned().collect();
+                (None, feeds)
+            }
+            Some(parts) => {
+                let (computed, gradients) = self.in_parts(parts, nodes, options, batch, deadline, cancel)?;
+                (Some(computed), gradients)
+            }
+        };
+        feeds.extend(self.tags(options));
+        feeds.extend(self.bucket_tag(options));
+        let result = self.step.call_unless(&feeds, Some(deadline), cancel);
+        // The values that it keeps are the servers' to change once nobody else has them.
+        drop(feeds);
+        let mut outputs = self.waiting(nodes, options, result)?;
+        let computed = match computed {
+            Some(computed) => computed,
+            None => outputs.drain(..1 + nodes.model.metrics.len()).collect(),
+        };
+        let pushed = outputs.split_off(outputs.len() - nodes.pushed.len());
+        let mut infos = self.keep(outputs, nodes)?;
+        let global_step = infos[0].global_step;
+        if !pushed.is_empty() {
+            infos = pushed.iter().map(Info::of).collect::<Result<_>>()?;
+        }
+        self.push += 1;
+        self.failed = false;
+        Ok(StepReport {
+            loss: float(&computed[0])?,
+            metrics: computed[1..].to_vec(),
+            global_step,
+            applied: infos.iter().all(|i| i.counted),
+            staleness: infos.iter().map(|i| i.staleness).max().unwrap_or(0),
+        })
+    }
+
+    /// Computes the parts of a batch one after the other: the means of loss and metrics, and those of the gradients.
+    fn in_parts(
+        &self,
+        parts: &Callable,
+        nodes: &Nodes,
+        options: &ReplicaOptions,
+        batch: &[Tensor],
+        deadline: Instant,
+        cancel: Option<&CancelToken>,
+    ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
+        let n = options.micro_batches;
+        let mut results = Vec::with_capacity(n);
+        for k in 0..n {
+            let mut feeds = Vec::with_capacity(batch.len() + self.values.len());
+            for t in batch {
+                feeds.push(match t.shape().first() {
+                    None => t.clone(),
+                    Some(rows) if rows % n == 0 => t.slice_rows(k * (rows / n), (k + 1) * (rows / n))?,
+                    Some(rows) => {
+                        return Err(Error::invalid(format!("a batch of {rows} rows is not {n} equal parts")));
+                    }
+                });
+            }
+            feeds.extend(self.values.iter().cloned());
+            results.push(parts.call_unless(&feeds, Some(deadline), cancel)?);
+        }
+        let pool = Pool::unbounded();
+        let dense = |i: usize| {
+            let all: Vec<&Tensor> = results.iter().map(|r| &r[i]).collect();
+            match all[0].dtype() {
+                DType::F32 | DType::F64 | DType::F16 | DType::BF16 => mean::dense(&all, &pool, &Serial),
+                // What has no mean is that of the last part.
+                _ => Ok(all[n - 1].clone()),
+            }
+        };
+        let mut at = 1 + nodes.model.metrics.len();
+        let computed = (0..at).map(dense).collect::<Result<Vec<_>>>()?;
+        let mut gradients = Vec::new();
+        for p in &nodes.points {
+            match p {
+                Point::Dense(_) => {
+                    gradients.push(dense(at)?);
+                    at += 1;
+                }
+                Point::Rows(..) => {
+                    let all: Vec<(&Tensor, &Tensor)> = results.iter().map(|r| (&r[at], &r[at + 1])).collect();
+                    let (values, indices) = mean::rows(&all, &pool)?;
+                    gradients.extend([values, indices]);
+                    at += 2;
+                }
+            }
+        }
+        Ok((computed, gradients))
+    }
+
+    /// Says who was waited for in vain.
+    fn waiting<T>(&self, nodes: &Nodes, options: &ReplicaOptions, result: Result<T>) -> Result<T> {
+        result.map_err(|e| {
+            if e.code() != Code::DeadlineExceeded {
+                return e;
+            }
+            let mut missing = Vec::new();
+            for report in &nodes.reports {
+                let run = self.session.runner().timeout(ASKING).fetch(&report[0]).fetch(&report[3]);
+                match run.run().map(|r| (r[0].to_scalar::<bool>(), r[1].to_vec::<i64>())) {
+                    Ok((Ok(true), Ok(who))) => missing.extend(who),
+                    Ok((Ok(false), _)) => missing.push(0),
+                    _ => {}
+                }
+            }
+            missing.sort_unstable();
+            missing.dedup();
+            missing.retain(|r| *r != options.replica as i64);
+            match missing.is_empty() {
+                true => e.context(format!("replica {}", options.replica)),
+                false => e.context(format!(
+                    "replica {} waited for replicas {missing:?}, which did not come",
+                    options.replica
+                )),
+            }
+        })
+    }
+
+    pub(super) fn histogram(&self, nodes: &Nodes, options: &ReplicaOptions) -> Result<Vec<u64>> {
+        let own = nodes.reports.len() - nodes.shards.len();
+        let run = self.session.runner().timeout(options.deadline).fetch(&nodes.reports[own][2]);
+        let counts = run.run()?[0].to_vec::<i64>()?;
+        Ok(counts.into_iter().map(|n| u64::try_from(n).unwrap_or(0)).collect())
+    }
+
+    pub(super) fn leave(self, nodes: &Nodes, options: &ReplicaOptions) -> Result<()> {
+        let mut run = self.session.runner().timeout(options.deadline);
+        for op in &nodes.leave {
+            run = run.target(op);
+        }
+        run.run().map(drop)
+    }
+}
+
+fn alone(options: &ReplicaOptions) -> bool {
+    options.strategy.rules(options.replicas).1 == 1
+}
+
+fn float(t: &Tensor) -> Result<f32> {
+    match t.dtype() {
+        DType::F64 => Ok(t.to_scalar::<f64>()? as f32),
+        _ => t.to_scalar::<f32>(),
+    }
+}
