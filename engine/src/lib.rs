@@ -80,6 +80,10 @@ struct ControlFlow;
 struct Queues;
 
 #[cfg(doctest)]
+#[doc = include_str!("../../docs/parallel.md")]
+struct Parallel;
+
+#[cfg(doctest)]
 #[doc = include_str!("../../docs/checkpoints.md")]
 struct Checkpoints;
 

@@ -41,9 +41,13 @@ pub fn embedding_lookup(
     }
     let g = first.graph();
     let _name = g.name_scope("embedding_lookup");
-    let rows = |p: &Output, ids: &Output| match max_norm {
-        Some(n) => clipped(&p.gather(ids, 0)?, ids, n),
-        None => p.gather(ids, 0),
+    let rows = |p: &Output, ids: &Output| {
+        // Only the rows that are looked up leave the device of the table.
+        let _there = g.colocate_with(&p.op())?;
+        match max_norm {
+            Some(n) => clipped(&p.gather(ids, 0)?, ids, n),
+            None => p.gather(ids, 0),
+        }
     };
     if let [table] = params {
         return rows(table, ids);

@@ -61,7 +61,12 @@ pub(crate) fn check_fingerprint(text: &str) -> Result<()> {
 /// The provider of every TLS configuration here. Nothing depends on the process-wide default, which belongs to the
 /// embedding program.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
+    let mut provider = rustls::crypto::ring::default_provider();
+    // 128-bit keys first: 10 rounds in place of 14 for each block, and encrypting is the largest part of what a large
+    // tensor costs on its way (30 % of the sender's time).
+    let wide = |s: &rustls::SupportedCipherSuite| s.suite() == rustls::CipherSuite::TLS13_AES_256_GCM_SHA384;
+    provider.cipher_suites.sort_by_key(wide);
+    Arc::new(provider)
 }
 
 #[cfg(test)]

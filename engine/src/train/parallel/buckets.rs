@@ -109,14 +109,20 @@ pub(super) fn exchange(
                 Some((start, n)) => {
                     let number = |n: usize| Ok::<_, Error>(g.constant(vec![i64::try_from(n).unwrap_or(i64::MAX)])?);
                     let flat = whole.reshape(&[-1])?;
-                    g.op("Slice").input(&flat).input(&number(start)?).input(&number(n)?).output()?
+                    g.op("Slice")
+                        .input(&flat)
+                        .input(&number(start)?)
+                        .input(&number(n)?)
+                        .output()?
                 }
             });
         }
         let types: Vec<DType> = payload.iter().map(Output::dtype).collect();
         let ticket = at(&agreement, "AgreeStage").input(&tag).input_list(&payload).output()?;
         let decide = at(&agreement, "AgreeDecide").input(&tag).input_list(&[ticket]);
-        let reduce = at(&agreement, "AgreeReduce").input(&decide.output()?).attr("mean_types", types);
+        let reduce = at(&agreement, "AgreeReduce")
+            .input(&decide.output()?)
+            .attr("mean_types", types);
         for (p, mean) in bucket.iter().zip(reduce.finish()?.outputs()) {
             means[p.gradient].push(mean);
         }

@@ -81,13 +81,24 @@ impl Live {
     ) -> Result<Live> {
         let deadline = Instant::now() + options.deadline;
         let tags: Vec<&Output> = nodes.shards.iter().map(|s| &s.tag).collect();
-        let all_tags: Vec<&Output> = tags.iter().copied().chain(nodes.ring.iter().map(|r| &r.buckets.tag)).collect();
-        let kept: Vec<&Output> = nodes.shards.iter().flat_map(|s| s.kept.iter().map(|v| v.value())).collect();
+        let all_tags: Vec<&Output> = tags
+            .iter()
+            .copied()
+            .chain(nodes.ring.iter().map(|r| &r.buckets.tag))
+            .collect();
+        let kept: Vec<&Output> = nodes
+            .shards
+            .iter()
+            .flat_map(|s| s.kept.iter().map(|v| v.value()))
+            .collect();
         let computed: Vec<&Output> = std::iter::once(&nodes.model.loss).chain(&nodes.model.metrics).collect();
         let inputs: Vec<&Output> = nodes.model.inputs.iter().chain(kept).collect();
         let gradients = given(&nodes.points);
         let of = |list: &'_ [(Vec<Output>, Output)]| -> Vec<Output> {
-            list.iter().flat_map(|(v, info)| v.iter().chain([info])).cloned().collect()
+            list.iter()
+                .flat_map(|(v, info)| v.iter().chain([info]))
+                .cloned()
+                .collect()
         };
         let (stepped, pulled) = (of(&nodes.stepped), of(&nodes.pulled));
         let after: Vec<&Output> = stepped.iter().chain(&nodes.pushed).collect();
@@ -155,10 +166,17 @@ impl Live {
             None if !chief => Ok(()),
             _ if self.is_ready(&nodes.reports[own], deadline)? => Ok(()),
             Some(ring) if !chief => {
-                let copying = ring.copying.as_ref().ok_or_else(|| Error::internal("nothing copies the chief's values"))?;
+                let copying = ring
+                    .copying
+                    .as_ref()
+                    .ok_or_else(|| Error::internal("nothing copies the chief's values"))?;
                 self.session.execute(&[&nodes.initializer])?;
                 // Waits for the chief.
-                self.waiting(nodes, options, self.session.runner().deadline(deadline).fetch(&nodes.joined[0].0).run())?;
+                self.waiting(
+                    nodes,
+                    options,
+                    self.session.runner().deadline(deadline).fetch(&nodes.joined[0].0).run(),
+                )?;
                 let mut run = self.session.runner().deadline(deadline);
                 run = run.feed(&nodes.decision, Tensor::vector::<i64>(&[]));
                 run = run.feed(&nodes.shards[0].tag, Tensor::vector(&[0i64; 4]));
@@ -367,7 +385,12 @@ impl Live {
             }
             let mut missing = Vec::new();
             for report in &nodes.reports {
-                let run = self.session.runner().timeout(ASKING).fetch(&report[0]).fetch(&report[3]);
+                let run = self
+                    .session
+                    .runner()
+                    .timeout(ASKING)
+                    .fetch(&report[0])
+                    .fetch(&report[3]);
                 match run.run().map(|r| (r[0].to_scalar::<bool>(), r[1].to_vec::<i64>())) {
                     Ok((Ok(true), Ok(who))) => missing.extend(who),
                     Ok((Ok(false), _)) => missing.push(0),
@@ -389,7 +412,11 @@ impl Live {
 
     pub(super) fn histogram(&self, nodes: &Nodes, options: &ReplicaOptions) -> Result<Vec<u64>> {
         let own = nodes.reports.len() - nodes.shards.len();
-        let run = self.session.runner().timeout(options.deadline).fetch(&nodes.reports[own][2]);
+        let run = self
+            .session
+            .runner()
+            .timeout(options.deadline)
+            .fetch(&nodes.reports[own][2]);
         let counts = run.run()?[0].to_vec::<i64>()?;
         Ok(counts.into_iter().map(|n| u64::try_from(n).unwrap_or(0)).collect())
     }

@@ -94,7 +94,10 @@ fn point(grad: Grad) -> Result<(Grad, Point)> {
             (Grad::Dense(d.clone()), Point::Dense(d))
         }
         Grad::Slices(s) => {
-            let (values, indices) = (s.values.unary("Identity")?, s.indices.cast(DType::I64)?.unary("Identity")?);
+            let (values, indices) = (
+                s.values.unary("Identity")?,
+                s.indices.cast(DType::I64)?.unary("Identity")?,
+            );
             let grad = IndexedSlices {
                 values: values.clone(),
                 indices: indices.clone(),

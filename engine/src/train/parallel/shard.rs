@@ -180,7 +180,9 @@ impl Shard {
         let mut slots = Vec::new();
         for s in rule.slots() {
             let name = format!("{}/{}", v.name(), s.name);
-            let slot = parts.optimizer.slot_variable(g, &name, v.dtype(), &shape, s.initial, v)?;
+            let slot = parts
+                .optimizer
+                .slot_variable(g, &name, v.dtype(), &shape, s.initial, v)?;
             slots.push(self.handle(&slot));
         }
         let op = format!("Resource{}Apply{op}", if dense { "" } else { "Sparse" });
@@ -192,7 +194,10 @@ impl Shard {
         line += &format!(" v{number}");
         let missing = || Error::internal("the update rule has no such slot");
         for (k, a) in args.iter().enumerate() {
-            let is_rate = def.inputs().get(k + 1).is_some_and(|i| i.name == "lr" || i.name == "alpha");
+            let is_rate = def
+                .inputs()
+                .get(k + 1)
+                .is_some_and(|i| i.name == "lr" || i.name == "alpha");
             let scale = if parts.scaled && is_rate { "~" } else { "" };
             line += &match a {
                 Arg::Slot(i) => format!(" v{}", slots.get(*i).ok_or_else(missing)?),
@@ -220,7 +225,10 @@ impl Shard {
 
     /// Leaves the payload; gives the ticket.
     pub(super) fn stage(&self) -> Result<Output> {
-        at(&self.agreement, "AgreeStage").input(&self.tag).input_list(&self.payload).output()
+        at(&self.agreement, "AgreeStage")
+            .input(&self.tag)
+            .input_list(&self.payload)
+            .output()
     }
 
     /// Brings a decision: the values of what replicas keep, and the node's last output, which says what happened.
@@ -228,7 +236,9 @@ impl Shard {
         let n = self.kept.len();
         let op = self.node(&self.agreement, decision, &self.handles, n)?;
         let mut outputs = op.outputs();
-        let info = outputs.pop().ok_or_else(|| Error::internal("AgreeApply has no output"))?;
+        let info = outputs
+            .pop()
+            .ok_or_else(|| Error::internal("AgreeApply has no output"))?;
         Ok((outputs, info))
     }
 
@@ -264,7 +274,9 @@ impl Shard {
             handles.push(b.colocate_with(&there.op().name()).output()?);
         }
         let mut values = self.node(there, decision, &handles, handles.len())?.outputs();
-        let info = values.pop().ok_or_else(|| Error::internal("AgreeApply has no output"))?;
+        let info = values
+            .pop()
+            .ok_or_else(|| Error::internal("AgreeApply has no output"))?;
         let (mut given, mut assigns) = (Vec::new(), Vec::new());
         for (h, dtype) in self.handles.iter().zip(&self.dtypes) {
             let value = g.placeholder("copy", *dtype, actorflow_core::PartialShape::UNKNOWN)?;

@@ -140,10 +140,28 @@ mod tests {
 
     #[test]
     fn strategies_are_read_back_from_their_text() {
-        for text in ["async", "async-scaled", "sync", "sync+backup2", "hybrid2x3", "ssp0", "ssp12", "allreduce"] {
+        for text in [
+            "async",
+            "async-scaled",
+            "sync",
+            "sync+backup2",
+            "hybrid2x3",
+            "ssp0",
+            "ssp12",
+            "allreduce",
+        ] {
             assert_eq!(text.parse::<Strategy>().unwrap().to_string(), text);
         }
-        for wrong in ["", "Sync", "sync+backup", "ssp", "ssp-1", "hybrid2", "hybrid0x2", "hybrid2x2x2"] {
+        for wrong in [
+            "",
+            "Sync",
+            "sync+backup",
+            "ssp",
+            "ssp-1",
+            "hybrid2",
+            "hybrid0x2",
+            "hybrid2x2x2",
+        ] {
             assert!(wrong.parse::<Strategy>().is_err(), "{wrong}");
         }
     }

@@ -83,7 +83,10 @@ pub fn towers(
         let _there = graph.device_scope(device);
         let _name = graph.name_scope(&format!("tower_{i}"));
         let loss = tower(graph, i)?;
-        for (all, (grad, _)) in gradients.iter_mut().zip(optimizer.compute_gradients(&loss, Some(variables))?) {
+        for (all, (grad, _)) in gradients
+            .iter_mut()
+            .zip(optimizer.compute_gradients(&loss, Some(variables))?)
+        {
             all.extend(grad);
         }
         losses.push(loss);

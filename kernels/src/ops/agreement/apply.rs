@@ -53,7 +53,8 @@ impl Apply {
                 global_step = Some(self.next_step(cx, true)?);
                 Ok(())
             })?;
-            counted = d.winners.contains(&(tag.replica, tag.push)) && (brought == Brought::Applied || !desk.info().alone());
+            counted =
+                d.winners.contains(&(tag.replica, tag.push)) && (brought == Brought::Applied || !desk.info().alone());
         }
         let mut outputs = Vec::with_capacity(self.values + 1);
         for i in 0..self.values {

@@ -139,7 +139,10 @@ pub fn times(t: Tensor, n: f64, pool: &Arc<Pool>) -> Result<Tensor> {
 fn scaled(t: Tensor, n: f64, by: Update, pool: &Arc<Pool>) -> Result<Tensor> {
     fn all<T: Float>(t: &mut Tensor, n: f64, by: Update) -> Result<()> {
         let elements = t.as_mut_slice::<T>();
-        by.fill(elements.ok_or_else(|| Error::internal("a new buffer is shared"))?, T::of(n));
+        by.fill(
+            elements.ok_or_else(|| Error::internal("a new buffer is shared"))?,
+            T::of(n),
+        );
         Ok(())
     }
     let mut t = t.into_unique(pool)?;
@@ -271,7 +274,10 @@ mod tests {
             Tensor::from_slice([2, 2], &[1f32, 2., 3., 4.]).unwrap(),
             Tensor::vector(&[5i32, 1]),
         );
-        let b = (Tensor::from_slice([1, 2], &[10f32, 20.]).unwrap(), Tensor::vector(&[5i32]));
+        let b = (
+            Tensor::from_slice([1, 2], &[10f32, 20.]).unwrap(),
+            Tensor::vector(&[5i32]),
+        );
         let (values, indices) = rows(&[(&a.0, &a.1), (&b.0, &b.1)], &Pool::unbounded()).unwrap();
         assert_eq!(indices.to_vec::<i64>().unwrap(), [1, 5]);
         assert_eq!(values.to_vec::<f32>().unwrap(), [1.5, 2., 5.5, 11.]);

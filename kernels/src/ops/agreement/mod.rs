@@ -25,3 +25,5 @@ pub mod reduce;
 pub mod report;
 pub mod stage;
 pub mod state;
+#[cfg(test)]
+mod tests;

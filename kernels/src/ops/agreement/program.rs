@@ -166,7 +166,11 @@ impl Program {
             }
         }
         for u in &self.0 {
-            let inputs = u.args.iter().map(|a| run.input(*a, u.dtype)).collect::<Result<Vec<_>>>()?;
+            let inputs = u
+                .args
+                .iter()
+                .map(|a| run.input(*a, u.dtype))
+                .collect::<Result<Vec<_>>>()?;
             match &u.kernel {
                 Some(kernel) => {
                     let mut inputs: Vec<_> = inputs.into_iter().map(Some).collect();
@@ -319,7 +323,11 @@ impl Run<'_> {
         let pool = self.cx.step().device.pool();
         match a {
             Arg::Dense(i) if !self.means.contains_key(&i) => {
-                let parts = self.gradients.iter().map(|(_, p)| part(p, i)).collect::<Result<Vec<_>>>()?;
+                let parts = self
+                    .gradients
+                    .iter()
+                    .map(|(_, p)| part(p, i))
+                    .collect::<Result<Vec<_>>>()?;
                 let mean = mean::dense(&parts, pool, self.cx.parallel())?;
                 self.means.insert(i, mean);
             }

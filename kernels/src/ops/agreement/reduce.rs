@@ -38,7 +38,10 @@ fn run(cx: &OpContext<'_>, desk: &AgreementDesk) -> Result<Vec<Tensor>> {
         Ok(())
     })?;
     let mean = mean.ok_or_else(|| {
-        let late = format!("the mean of step {} is no longer here: the replica is more than a step late", d.round);
+        let late = format!(
+            "the mean of step {} is no longer here: the replica is more than a step late",
+            d.round
+        );
         Error::new(Code::Aborted, late)
     })?;
     room.counter.mean = Some((d.round, mean.clone()));

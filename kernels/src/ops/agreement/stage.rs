@@ -15,7 +15,9 @@ const PAYLOAD: usize = 2;
 
 fn run(cx: &mut OpContext<'_>, desk: &super::desk::AgreementDesk) -> Result<()> {
     let tag = tag(cx, 1)?;
-    let payload = (PAYLOAD..cx.num_inputs()).map(|i| cx.take_input(i)).collect::<Result<Vec<_>>>()?;
+    let payload = (PAYLOAD..cx.num_inputs())
+        .map(|i| cx.take_input(i))
+        .collect::<Result<Vec<_>>>()?;
     let ticket = settle(cx, desk, |room| Ok((room.counter.state.stage(tag, payload)?, None)))?;
     cx.set_output(0, vector(Some(&ticket)));
     Ok(())

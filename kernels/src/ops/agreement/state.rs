@@ -271,9 +271,10 @@ impl<G> State<G> {
 
     fn member(&self, replica: u64) -> Result<usize> {
         let n = self.members.len();
-        usize::try_from(replica).ok().filter(|r| *r < n).ok_or_else(|| {
-            Error::invalid(format!("there is no replica {replica}: the agreement is among {n}"))
-        })
+        usize::try_from(replica)
+            .ok()
+            .filter(|r| *r < n)
+            .ok_or_else(|| Error::invalid(format!("there is no replica {replica}: the agreement is among {n}")))
     }
 
     fn group(&self, replica: u64) -> Result<usize> {
@@ -388,7 +389,10 @@ impl<G> State<G> {
             return Ok(g.last.clone());
         }
         if tag.push < self.members[self.member(tag.replica)?].floor {
-            return Err(Error::cancelled(format!("replica {} has joined again since", tag.replica)));
+            return Err(Error::cancelled(format!(
+                "replica {} has joined again since",
+                tag.replica
+            )));
         }
         let first = of * self.rules.members;
         let members = &self.members[first..first + self.rules.members];
@@ -444,9 +448,10 @@ impl<G> State<G> {
     /// # Errors
     /// `ABORTED` if gradients that count are not here; what `f` returns.
     pub fn bring(&mut self, d: &Decision, f: impl FnOnce(&[(u64, &G)]) -> Result<()>) -> Result<Brought> {
-        let of = usize::try_from(d.group).ok().filter(|g| *g < self.groups.len()).ok_or_else(|| {
-            Error::invalid(format!("there is no group {} of replicas", d.group))
-        })?;
+        let of = usize::try_from(d.group)
+            .ok()
+            .filter(|g| *g < self.groups.len())
+            .ok_or_else(|| Error::invalid(format!("there is no group {} of replicas", d.group)))?;
         if d.round < self.groups[of].applied {
             return Ok(Brought::Already);
         }
