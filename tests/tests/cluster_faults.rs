@@ -33,7 +33,7 @@ fn adder() -> Adder {
     let value = {
         let _after = g.control_dependencies(std::slice::from_ref(&add));
         let _ps = g.device_scope("/job:ps");
-        g.op("Identity").input(v.handle()).output().unwrap()
+        g.op("ReadVariableOp").input(v.handle()).attr("dtype", DType::F32).output().unwrap()
     };
     Adder {
         graph: g,
