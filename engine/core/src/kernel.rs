@@ -8,6 +8,7 @@ use crate::attr::Attrs;
 use crate::cancel::CancelToken;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
+use crate::files::FilePolicy;
 use crate::parallel::Parallel;
 use crate::rendezvous::{NO_ITERATION, Rendezvous};
 use crate::resource::{Resource, ResourceManager, Variable};
@@ -367,6 +368,12 @@ impl<'a> OpContext<'a> {
     #[inline]
     pub fn parallel(&self) -> &'a dyn Parallel {
         self.step.device.parallel()
+    }
+
+    /// Which files the node may touch; a kernel asks before it touches one.
+    #[inline]
+    pub fn files(&self) -> &'a FilePolicy {
+        self.step.resources.files()
     }
 
     /// The step.
