@@ -405,7 +405,10 @@ mod tests {
     fn nothing_is_allowed_without_an_entry_and_anything_without_a_policy() {
         for policy in [FilePolicy::nothing(), FilePolicy::only([""; 0]).unwrap()] {
             let e = policy.check("/data/x", Access::Write).unwrap_err();
-            assert!(e.message().contains("/data/x") && e.message().contains("no files"), "{e}");
+            assert!(
+                e.message().contains("/data/x") && e.message().contains("no files"),
+                "{e}"
+            );
             assert!(!policy.allows_anything());
         }
         assert!(FilePolicy::anything().check("s3://any/where", Access::Write).is_ok());
@@ -417,7 +420,12 @@ mod tests {
         let policy = FilePolicy::only([s.at("in") + ":ro"]).unwrap();
         let e = policy.check(&s.at("in/f"), Access::Write).unwrap_err();
         assert_eq!(e.code(), Code::PermissionDenied);
-        for part in [&s.at("in/f"), &format!("{} (read only)", s.at("in")), "write", "--allow-dir"] {
+        for part in [
+            &s.at("in/f"),
+            &format!("{} (read only)", s.at("in")),
+            "write",
+            "--allow-dir",
+        ] {
             assert!(e.message().contains(part), "{part} in {e}");
         }
     }

@@ -140,7 +140,9 @@ pub trait Resume: Send {
 
     /// Completes the node as a dead one: what it waited for is on a branch that was not taken.
     fn resume_dead(self: Box<Self>) {
-        self.resume(Err(Error::internal("a dead value arrived where there is no control flow")));
+        self.resume(Err(Error::internal(
+            "a dead value arrived where there is no control flow",
+        )));
     }
 
     /// The step that waits.
