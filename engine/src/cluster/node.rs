@@ -42,7 +42,7 @@ impl Policy {
         }
     }
 
-    /// An error of registering a graph, with what the task takes if that was exceeded.
+    /// An error of importing a graph, with what the task takes if that was exceeded.
     pub(crate) fn explain(&self, e: Error) -> Error {
         let GraphLimits { bytes, nodes } = self.graphs;
         match e.code() {

@@ -63,9 +63,10 @@ fn compile(node: &Node, wire: &WireShare, links: &[Arc<Link>]) -> Result<SharePl
                 false => Err(Error::invalid("the share's feeds and fetches do not fit its parts")),
             }
         };
+        let graph = ship::import_part(part, &mut left).map_err(|e| node.policy.explain(e))?;
         devices.push(DevicePlan {
             device,
-            plan: ship::compile(part, passes, host.resources(), &mut left).map_err(|e| node.policy.explain(e))?,
+            plan: ship::compile(part, &graph, passes, host.resources())?,
             feeds: numbers(&part.feed_numbers, part.feeds.len(), feeds)?,
             fetches: numbers(&part.fetch_numbers, part.fetches.len(), fetches)?,
         });

@@ -255,6 +255,9 @@ fn placeholder(name: &str, dtype: DType) -> Result<NodeDef> {
     Ok(node)
 }
 
+/// Nodes that calls of functions may become. Coordinators send graphs without calls.
+const MOST_INLINED: usize = 1 << 17;
+
 /// What the graphs of one share may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GraphLimits {
@@ -279,8 +282,11 @@ impl GraphLimits {
     }
 }
 
-/// The graph of a part that has arrived.
-fn import_part(part: &WirePart, left: &mut GraphLimits) -> Result<Graph> {
+/// The graph of a part that has arrived, within what is left for its share.
+///
+/// # Errors
+/// As importing a graph, naming what is wrong in it; `RESOURCE_EXHAUSTED` beyond the limits.
+pub(crate) fn import_part(part: &WirePart, left: &mut GraphLimits) -> Result<Graph> {
     let limits = DecodeLimits {
         max_bytes: left.bytes.min(DecodeLimits::default().max_bytes),
         max_memory: left.bytes,
@@ -297,20 +303,16 @@ fn import_part(part: &WirePart, left: &mut GraphLimits) -> Result<Graph> {
     Ok(imported.graph)
 }
 
-/// Nodes that calls of functions may become. Coordinators send graphs without calls.
-const MOST_INLINED: usize = 1 << 17;
-
-/// Compiles a part that has arrived, within what is left for its share.
+/// Compiles the graph of a part that has arrived.
 ///
 /// # Errors
-/// As importing a graph, naming what is wrong in it; `RESOURCE_EXHAUSTED` beyond the limits.
+/// `NOT_FOUND` for names that the graph does not have; what making a plan and its kernels says.
 pub(crate) fn compile(
     part: &WirePart,
+    graph: &Graph,
     passes: Passes,
     resources: &Arc<ResourceManager>,
-    left: &mut GraphLimits,
 ) -> Result<Arc<Plan>> {
-    let graph = import_part(part, left)?;
     let outputs =
         |names: &[String]| -> Result<Vec<_>> { names.iter().map(|n| Ok(graph.output(n)?.as_ref())).collect() };
     let (feeds, fetches) = (outputs(&part.feeds)?, outputs(&part.fetches)?);
@@ -319,7 +321,7 @@ pub(crate) fn compile(
         .iter()
         .map(|n| Ok(graph.operation(n)?.id()))
         .collect::<Result<_>>()?;
-    let mut ir = Ir::reduce(&graph, &feeds, &fetches, &targets)?;
+    let mut ir = Ir::reduce(graph, &feeds, &fetches, &targets)?;
     passes::optimize(&mut ir, passes, resources)?;
     Plan::new(ir.into_spec(resources)?)
 }
