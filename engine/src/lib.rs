@@ -55,6 +55,7 @@ pub use train::variable::{GraphVariables, Variable};
 /// What an operation of one's own is made of: its definition, what its kernel sees, its gradient.
 pub mod op {
     pub use actorflow_core::actor::{Actor, Claims};
+    pub use actorflow_core::files::{Access, FilePolicy};
     pub use actorflow_core::gradient::GradContext;
     pub use actorflow_core::graph::ShapeContext;
     pub use actorflow_core::kernel::{Continuation, Cost, Kernel, KernelInit, OpContext};

@@ -10,6 +10,7 @@
 //! - [`reduction`]: sums, extremes and other folds along dimensions, at memory speed
 //! - [`moves`]: moving elements by size, for everything that reshapes, joins, cuts and looks up
 //! - [`checkpoint`]: tensors by name in files, for the operations that save and restore
+//! - `files`: local files, where the task lets graphs touch them
 //! - [`shapes`]: shape functions that many operations share
 //! - [`testing`]: running small graphs without a runtime, and the gradient check, for tests
 //!
@@ -17,6 +18,7 @@
 
 pub mod checkpoint;
 pub mod elementwise;
+mod files;
 pub mod gemm;
 pub mod linalg;
 pub mod math;

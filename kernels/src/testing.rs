@@ -36,6 +36,11 @@ impl Interpreter {
         }
     }
 
+    /// The resources that its runs share.
+    pub fn resources(&self) -> &Arc<ResourceManager> {
+        &self.resources
+    }
+
     /// Runs `fetches` with `feeds`, after the operations `targets`.
     ///
     /// # Errors

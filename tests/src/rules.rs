@@ -168,6 +168,37 @@ pub fn libraries_do_not_print(sources: &[SourceFile], libraries: &[&str]) -> Vec
     )
 }
 
+/// Kernels touch files only in the files of `folder` that the exceptions list: there every access is checked against the
+/// task's policy of which files graphs may touch.
+pub fn file_access_is_reviewed(sources: &[SourceFile], folder: &str, exceptions: &[Exception]) -> Vec<Finding> {
+    /// What reaches for the file system, or for something else outside of the process.
+    const TOUCHES: &[&str] = &[
+        "std::fs",
+        "fs::",
+        "File::",
+        "OpenOptions",
+        "Location::of",
+        "LocalFileSystem",
+        "read_dir",
+        "canonicalize",
+        ".exists()",
+        ".is_dir()",
+        ".is_file()",
+        ".metadata()",
+        "Command::new",
+        "std::net",
+    ];
+    let findings = lines_where(
+        sources,
+        |source, line| {
+            source.path.starts_with(folder) && !line.test && TOUCHES.iter().any(|what| line.code.contains(what))
+        },
+        "a kernel touches files by itself; go through `crate::files` or `Location::in_graph`, which ask the task's \
+         policy, or have the file reviewed and put it on the list in tests/tests/tidy.rs",
+    );
+    excepted(findings, exceptions)
+}
+
 /// The crate called `name` is named in code only in files that `module` is a prefix of.
 pub fn crate_is_named_in_one_module(sources: &[SourceFile], name: &str, module: &str) -> Vec<Finding> {
     let macros = format!("{name}_");
@@ -367,6 +398,26 @@ mod tests {
         let mut found = lines(nothing_is_unfinished(&source("a/tests/b.rs", text)));
         found.sort_unstable();
         assert_eq!(found, [1, 3, 5]);
+    }
+
+    #[test]
+    fn a_kernel_that_opens_a_file_by_itself_is_found_unless_it_was_reviewed() {
+        let text = "use std::fs::File;\nlet f = File::open(p);\n// std::fs\n#[cfg(test)]\nmod t { fn a() { std::fs::read(p); } }\n";
+        let kernel = source("kernels/src/ops/a.rs", text);
+        assert_eq!(lines(file_access_is_reviewed(&kernel, "kernels/src/", &[])), [1, 2]);
+        assert_eq!(
+            lines(file_access_is_reviewed(
+                &source("engine/src/a.rs", text),
+                "kernels/src/",
+                &[]
+            )),
+            []
+        );
+        let reviewed = [Exception {
+            path: "kernels/src/ops/a.rs",
+            why: "asks the policy",
+        }];
+        assert_eq!(lines(file_access_is_reviewed(&kernel, "kernels/src/", &reviewed)), []);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::attr::Attrs;
 use crate::cancel::CancelToken;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
+use crate::files::FilePolicy;
 use crate::parallel::Parallel;
 use crate::rendezvous::{NO_ITERATION, Rendezvous};
 use crate::resource::{Resource, ResourceManager, Variable};
@@ -139,7 +140,9 @@ pub trait Resume: Send {
 
     /// Completes the node as a dead one: what it waited for is on a branch that was not taken.
     fn resume_dead(self: Box<Self>) {
-        self.resume(Err(Error::internal("a dead value arrived where there is no control flow")));
+        self.resume(Err(Error::internal(
+            "a dead value arrived where there is no control flow",
+        )));
     }
 
     /// The step that waits.
@@ -367,6 +370,12 @@ impl<'a> OpContext<'a> {
     #[inline]
     pub fn parallel(&self) -> &'a dyn Parallel {
         self.step.device.parallel()
+    }
+
+    /// Which files the node may touch; a kernel asks before it touches one.
+    #[inline]
+    pub fn files(&self) -> &'a FilePolicy {
+        self.step.resources.files()
     }
 
     /// The step.

@@ -5,6 +5,7 @@
 //! - [`error`], [`dtype`], [`shape`]: codes, element types, full and partial shapes
 //! - [`tensor`]: values, their buffers and the pool these come from
 //! - [`cancel`], [`parallel`], [`philox`]: cancellation, intra-op parallelism, random numbers
+//! - [`files`]: which files graphs may touch
 //! - [`actor`], [`resource`], [`rendezvous`]: resource actors and their mailboxes, variables, where tensors meet
 //! - [`device_name`]: names of devices and tasks, whole or in part
 //! - [`attr`], [`kernel`], [`op`]: attributes, what a node computes, operation definitions and their registry
@@ -21,6 +22,7 @@ pub mod cancel;
 pub mod device_name;
 pub mod dtype;
 pub mod error;
+pub mod files;
 pub mod gradient;
 pub mod graph;
 pub mod kernel;

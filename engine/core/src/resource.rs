@@ -3,14 +3,15 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use crate::actor::{Actor, Claimable, Mailbox, MailboxFactory};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::files::FilePolicy;
 use crate::shape::PartialShape;
 use crate::tensor::Tensor;
 
@@ -90,6 +91,7 @@ pub struct ResourceManager {
     map: Mutex<HashMap<(String, String), ResourceHandle>>,
     random: Mutex<HashMap<String, Arc<AtomicU64>>>,
     removals: AtomicU64,
+    files: OnceLock<FilePolicy>,
 }
 
 impl ResourceManager {
@@ -100,7 +102,24 @@ impl ResourceManager {
             map: Mutex::default(),
             random: Mutex::default(),
             removals: AtomicU64::new(0),
+            files: OnceLock::new(),
         })
+    }
+
+    /// Says which files the operations of graphs may touch from now on; without it, any.
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` if it was said before: what a task allows does not change while it runs.
+    pub fn set_files(&self, policy: FilePolicy) -> Result<()> {
+        let again = |_| Error::failed_precondition("which files graphs may touch was set before");
+        self.files.set(policy).map_err(again)
+    }
+
+    /// Which files the operations of graphs may touch.
+    #[inline]
+    pub fn files(&self) -> &FilePolicy {
+        const ANYTHING: &FilePolicy = &FilePolicy::anything();
+        self.files.get().unwrap_or(ANYTHING)
     }
 
     /// A mailbox for a new resource actor.
@@ -315,5 +334,15 @@ mod tests {
         assert!(a.get::<Variable>().is_ok() && a.get::<Other>().is_err());
         m.clear_container("");
         assert_eq!(m.get("", "v").unwrap_err().code(), crate::error::Code::NotFound);
+    }
+    #[test]
+    fn which_files_graphs_may_touch_is_said_once() {
+        let m = ResourceManager::new(local_mailboxes());
+        assert!(m.files().allows_anything());
+        m.set_files(FilePolicy::nothing()).unwrap();
+        assert!(!m.files().allows_anything());
+        let e = m.set_files(FilePolicy::anything()).unwrap_err();
+        assert_eq!(e.code(), crate::error::Code::FailedPrecondition);
+        assert!(!m.files().allows_anything());
     }
 }

@@ -19,7 +19,8 @@
 //! `UNAVAILABLE` that names it; the session stays usable, and registers its plans again when the task is back. A
 //! step in which for ten seconds nothing happens but waiting fails and names what it waits for.
 //!
-//! **Who may do what.** Clients, chiefs and the tasks of some jobs may submit graphs. A tensor is taken from the task
+//! **Who may do what.** Clients, chiefs and the tasks of some jobs may submit graphs, of limited size. Their operations
+//! touch files only in directories that a task allows ([`ServerOptions::directories`]). A tensor is taken from the task
 //! only that the plan says it comes from, for a step that is in progress.
 
 #![forbid(unsafe_code)]
@@ -38,9 +39,12 @@ mod spec;
 mod table;
 mod watch;
 
+pub use actorflow_core::files::{Access, FilePolicy};
 pub use actorflow_transport::identity;
 pub use actorflow_transport::{Counters, Limits, Timing};
-pub use server::{ClusterInfo, ConnectOptions, DeviceStatus, Server, ServerOptions, ServerStatus, StepStatus, TaskStatus};
+pub use server::{
+    ClusterInfo, ConnectOptions, DeviceStatus, Server, ServerOptions, ServerStatus, StepStatus, TaskStatus,
+};
 pub use spec::{ClusterSpec, TF_CONFIG, TaskName};
 
 pub(crate) use devices::Devices;

@@ -18,6 +18,7 @@ use super::host::{Host, ShareOptions, SharePlan};
 use super::link::Link;
 use super::messages::*;
 use super::register;
+use super::ship::GraphLimits;
 use super::spec::{ClusterSpec, TaskName};
 
 /// Plans that one coordinator may have registered at a task.
@@ -28,9 +29,31 @@ const PLANS: usize = 4096;
 pub(crate) struct Policy {
     /// The jobs whose tasks may submit graphs, beside clients and chiefs.
     pub(crate) submitters: Vec<String>,
+    /// What a graph may take that is registered.
+    pub(crate) graphs: GraphLimits,
 }
 
 impl Policy {
+    /// Of a process that runs no graphs for others.
+    pub(crate) fn of_client() -> Policy {
+        Policy {
+            submitters: Vec::new(),
+            graphs: GraphLimits { bytes: 0, nodes: 0 },
+        }
+    }
+
+    /// An error of importing a graph, with what the task takes if that was exceeded.
+    pub(crate) fn explain(&self, e: Error) -> Error {
+        let GraphLimits { bytes, nodes } = self.graphs;
+        match e.code() {
+            Code::ResourceExhausted => e.context(format!(
+                "this task takes graphs of up to {nodes} nodes and {bytes} bytes, constants included (max_nodes and \
+                 max_graph_bytes of its ServerOptions); feed what is large, or make variables of it"
+            )),
+            _ => e,
+        }
+    }
+
     fn may_submit(&self, subject: &Subject) -> bool {
         match subject {
             Subject::Client { .. } | Subject::Chief { .. } => true,
@@ -74,7 +97,7 @@ pub(crate) struct Node {
     /// What it computes with; a client has nothing.
     pub(crate) host: Option<Arc<Host>>,
     pub(crate) spec: ClusterSpec,
-    policy: Policy,
+    pub(crate) policy: Policy,
     plans: DashMap<u64, Registration>,
     runs: DashMap<u64, Run>,
     next_plan: AtomicU64,
@@ -364,7 +387,12 @@ impl Node {
             gone.1,
             why.message()
         ));
-        let cancels: Vec<CancelToken> = self.runs.iter().filter(|r| r.owner == gone).map(|r| r.cancel.clone()).collect();
+        let cancels: Vec<CancelToken> = self
+            .runs
+            .iter()
+            .filter(|r| r.owner == gone)
+            .map(|r| r.cancel.clone())
+            .collect();
         for c in cancels {
             c.cancel(error.clone().derived());
         }

@@ -39,7 +39,15 @@ fn compile(node: &Node, wire: &WireShare, links: &[Arc<Link>]) -> Result<SharePl
         .ok_or_else(|| Error::failed_precondition("this process is a client and computes nothing"))?;
     let passes = ship::passes_of(&wire.passes)?;
     let (feeds, fetches) = (wire.feeds as usize, wire.fetches as usize);
+    if wire.parts.len() > host.executors().len() {
+        return Err(Error::invalid(format!(
+            "the share has {} parts, and the task {} devices, each for one",
+            wire.parts.len(),
+            host.executors().len()
+        )));
+    }
     let mut devices = Vec::with_capacity(wire.parts.len());
+    let mut left = node.policy.graphs;
     for part in &wire.parts {
         let device = part.device as usize;
         if device >= host.executors().len() {
@@ -55,9 +63,10 @@ fn compile(node: &Node, wire: &WireShare, links: &[Arc<Link>]) -> Result<SharePl
                 false => Err(Error::invalid("the share's feeds and fetches do not fit its parts")),
             }
         };
+        let graph = ship::import_part(part, &mut left).map_err(|e| node.policy.explain(e))?;
         devices.push(DevicePlan {
             device,
-            plan: ship::compile(part, passes, host.resources())?,
+            plan: ship::compile(part, &graph, passes, host.resources())?,
             feeds: numbers(&part.feed_numbers, part.feeds.len(), feeds)?,
             fetches: numbers(&part.fetch_numbers, part.fetches.len(), fetches)?,
         });

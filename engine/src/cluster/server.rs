@@ -9,6 +9,7 @@ use actorflow_actors::exec::Executor;
 use actorflow_actors::pool::PoolOptions;
 use actorflow_actors::turn::TurnMailbox;
 use actorflow_core::error::{Error, Result};
+use actorflow_core::files::FilePolicy;
 use actorflow_core::kernel::Device;
 use actorflow_core::resource::ResourceManager;
 use actorflow_transport::identity::Identity;
@@ -19,6 +20,7 @@ use super::host::Host;
 use super::link::Link;
 use super::messages::{CANCEL, DESCRIBE, Description, Names, RESET, Reason, STEPS, Steps, header_of, with_header};
 use super::node::{Node, Policy};
+use super::ship::GraphLimits;
 use super::spec::{ClusterSpec, TaskName};
 use crate::session::SessionOptions;
 
@@ -41,6 +43,15 @@ pub struct ServerOptions {
     pub session: SessionOptions,
     /// The jobs whose tasks may submit graphs to this one, beside clients and chiefs.
     pub submitters: Vec<String>,
+    /// The directories that graphs may touch files in: every operation that reads or writes files, of every session that
+    /// uses this task's devices. `DIR:ro` allows reading only; `s3://bucket/folder` objects below it. Without one, graphs
+    /// touch no files. See [`FilePolicy`].
+    pub directories: Vec<String>,
+    /// The most bytes that the part of a graph for this task may have as it arrives, and the most that its decoded nodes,
+    /// and its constants, may take in memory. Variables and what is fed do not count.
+    pub max_graph_bytes: usize,
+    /// The most nodes that the part of a graph for this task may have.
+    pub max_nodes: usize,
     /// What a peer may use.
     pub limits: Limits,
     /// How long a silence may last.
@@ -50,8 +61,9 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// The default options: one CPU device with every core, graphs from the jobs `chief`, `master` and `worker`, keep-alives
-    /// every second, lost after 5 s of silence, 10 s for connecting.
+    /// The default options: one CPU device with every core, graphs from the jobs `chief`, `master` and `worker`, of up to
+    /// 1 GiB and 1,048,576 nodes and without access to files; keep-alives every second, lost after 5 s of silence, 10 s
+    /// for connecting.
     pub fn new(spec: ClusterSpec, task: TaskName, identity: Identity) -> ServerOptions {
         ServerOptions {
             spec,
@@ -62,6 +74,9 @@ impl ServerOptions {
             epoch: 0,
             session: SessionOptions::default(),
             submitters: ["chief", "master", "worker"].map(str::to_owned).to_vec(),
+            directories: Vec::new(),
+            max_graph_bytes: 1 << 30,
+            max_nodes: 1 << 20,
             limits: Limits::default(),
             timing: Timing::default(),
             connect_timeout: CONNECT,
@@ -148,7 +163,11 @@ fn listening(addr: &str) -> Result<SocketAddr> {
     let port = addr.rsplit_once(':').and_then(|(_, p)| p.parse().ok());
     let port: u16 = port.ok_or_else(|| Error::invalid(format!("{addr:?} is no address; write host:port")))?;
     let local = addr.starts_with("localhost:");
-    let ip = if local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    let ip = if local {
+        Ipv4Addr::LOCALHOST
+    } else {
+        Ipv4Addr::UNSPECIFIED
+    };
     Ok((ip, port).into())
 }
 
@@ -156,8 +175,8 @@ impl Server {
     /// Starts a task. It listens when this returns; the other tasks need not be there yet.
     ///
     /// # Errors
-    /// `NOT_FOUND` if the cluster has no such task, `INVALID_ARGUMENT` if the certificate is for somebody else, whatever
-    /// the system says about the address.
+    /// `NOT_FOUND` if the cluster has no such task, or there is no such directory that graphs may touch; `INVALID_ARGUMENT`
+    /// if the certificate is for somebody else; whatever the system says about the address.
     pub fn start(options: ServerOptions) -> Result<Server> {
         actorflow_kernels::link();
         actorflow_core::op::registry().check()?;
@@ -178,7 +197,9 @@ impl Server {
             Some(bind) => bind,
             None => listening(addr)?,
         };
+        let files = FilePolicy::only(&options.directories)?;
         let (executors, resources) = cpu_executors(&options.task, &options.session);
+        resources.set_files(files)?;
         let pool = executors.first().map(|e| e.device().pool().clone());
         let host = Host::new(executors, resources);
         let mut endpoint = EndpointOptions::new(bind, options.identity.clone());
@@ -191,6 +212,10 @@ impl Server {
         }
         let policy = Policy {
             submitters: options.submitters.clone(),
+            graphs: GraphLimits {
+                bytes: options.max_graph_bytes,
+                nodes: options.max_nodes,
+            },
         };
         let spec = options.spec.clone();
         let node = Node::start(endpoint, Some(host.clone()), spec, policy, options.connect_timeout)?;
@@ -260,7 +285,12 @@ impl Server {
             late: dropped.late.load(Relaxed),
             foreign: dropped.foreign.load(Relaxed),
             orphaned: dropped.orphaned.load(Relaxed),
-            memory: self.host.executors().iter().map(|e| e.device().pool().stats().used).sum(),
+            memory: self
+                .host
+                .executors()
+                .iter()
+                .map(|e| e.device().pool().stats().used)
+                .sum(),
         }
     }
 
@@ -280,7 +310,10 @@ impl Server {
             std::thread::sleep(Duration::from_millis(10));
         }
         for (step, _) in self.host.active_steps() {
-            self.host.abort(step, Error::unavailable(format!("task {} is shutting down", self.options.task)));
+            self.host.abort(
+                step,
+                Error::unavailable(format!("task {} is shutting down", self.options.task)),
+            );
         }
         self.node.close(grace.min(Duration::from_secs(1)));
         let (over, changed) = &*self.over;
@@ -402,7 +435,11 @@ pub(crate) fn client_node(
     let addr = address_of(target)?;
     let loopback = addr.starts_with("127.") || addr.starts_with("localhost:") || addr.starts_with("[::1]");
     let any: IpAddr = if loopback {
-        if addr.starts_with('[') { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
+        if addr.starts_with('[') {
+            Ipv6Addr::LOCALHOST.into()
+        } else {
+            Ipv4Addr::LOCALHOST.into()
+        }
     } else if addr.starts_with('[') {
         Ipv6Addr::UNSPECIFIED.into()
     } else {
@@ -412,7 +449,7 @@ pub(crate) fn client_node(
     let mut endpoint = EndpointOptions::new(bind, options.identity.clone());
     endpoint.limits = options.limits;
     endpoint.timing = options.timing;
-    let policy = Policy { submitters: Vec::new() };
+    let policy = Policy::of_client();
     let node = Node::start(endpoint, None, ClusterSpec::new(), policy, options.connect_timeout)?;
     let deadline = Instant::now() + options.connect_timeout;
     let peer = node.endpoint()?.connect(addr, None, deadline);
@@ -502,7 +539,9 @@ impl ClusterInfo {
     /// # Errors
     /// `NOT_FOUND` if it is not in progress there.
     pub fn cancel(&self, task: &TaskName, step: u64, why: &str) -> Result<()> {
-        let reason = Reason { message: why.to_owned() };
+        let reason = Reason {
+            message: why.to_owned(),
+        };
         self.ask(task, with_header!(CANCEL, step, &reason)?).map(drop)
     }
 

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use actorflow_actors::exec::{Plan, Source};
 use actorflow_core::error::{Error, Result};
 use actorflow_core::resource::ResourceManager;
-use actorflow_core::{AttrValue, DType, PartialShape};
+use actorflow_core::{AttrValue, DType, Graph, PartialShape};
 use actorflow_transport::header::{decode_blob, encode_blob};
 use prost::Message;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::graphdef::attrs::attr_to_message;
+use crate::graphdef::decode::{DecodeLimits, decode_graph};
 use crate::graphdef::proto::{GraphDef, NodeDef, VersionDef};
-use crate::graphdef::{ImportOptions, MIN_CONSUMER, PRODUCER, import_with};
+use crate::graphdef::{ImportOptions, MIN_CONSUMER, PRODUCER, import_into};
 use crate::partition::Part;
 use crate::passes::ir::Ir;
 use crate::passes::{self, Passes};
@@ -129,9 +130,7 @@ pub(crate) fn part_to_wire(
     let ir = &part.ir;
     let names = unique_names(ir);
     let mut taken: HashSet<&str> = names.iter().map(String::as_str).collect();
-    let feeds: Vec<String> = (0..ir.feeds)
-        .map(|k| free_name(&taken, &format!("feed{k}")))
-        .collect();
+    let feeds: Vec<String> = (0..ir.feeds).map(|k| free_name(&taken, &format!("feed{k}"))).collect();
     taken.extend(feeds.iter().map(String::as_str));
     let mut def = GraphDef {
         versions: Some(VersionDef {
@@ -164,12 +163,17 @@ pub(crate) fn part_to_wire(
                 continue;
             }
             let kind = n.def.attr_def(name).map(|a| a.kind);
-            let message = attr_to_message(value, kind).map_err(|e| n.blame(e.context(format!("attribute {name:?}"))))?;
+            let message =
+                attr_to_message(value, kind).map_err(|e| n.blame(e.context(format!("attribute {name:?}"))))?;
             node.attr.insert(name.to_owned(), message);
         }
         def.node.push(node);
     }
-    let targets = ir.nodes.iter().enumerate().filter(|(_, n)| n.as_ref().is_some_and(|n| n.target));
+    let targets = ir
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(_, n)| n.as_ref().is_some_and(|n| n.target));
     let targets = targets.map(|(i, _)| names[i].clone()).collect();
     let fetches = ir.fetches.iter().map(|s| match *s {
         Source::Node { node, output } => Ok(format!("{}:{output}", names[node])),
@@ -227,7 +231,11 @@ fn free_name(taken: &HashSet<&str>, wanted: &str) -> String {
 
 /// The dtype of a feed, as its first user wants it.
 fn feed_type(ir: &Ir, k: usize) -> DType {
-    let mut users = ir.nodes.iter().flatten().flat_map(|n| n.inputs.iter().zip(&n.input_types));
+    let mut users = ir
+        .nodes
+        .iter()
+        .flatten()
+        .flat_map(|n| n.inputs.iter().zip(&n.input_types));
     let found = users.find(|(s, _)| matches!(**s, Source::Feed(f) if f == k));
     found.map_or(DType::F32, |(_, t)| *t)
 }
@@ -247,20 +255,160 @@ fn placeholder(name: &str, dtype: DType) -> Result<NodeDef> {
     Ok(node)
 }
 
-/// Compiles a part that has arrived.
+/// Nodes that calls of functions may become. Coordinators send graphs without calls.
+const MOST_INLINED: usize = 1 << 17;
+
+/// What the graphs of one share may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GraphLimits {
+    /// Bytes: of the graphs as they arrive, and of each graph's decoded nodes and of its constants in memory.
+    pub(crate) bytes: usize,
+    /// Nodes.
+    pub(crate) nodes: usize,
+}
+
+impl GraphLimits {
+    /// Takes what a graph of so many encoded bytes and nodes needs out of what is left.
+    fn spend(&mut self, bytes: usize, nodes: usize) -> Result<()> {
+        let left = (self.bytes.checked_sub(bytes), self.nodes.checked_sub(nodes));
+        let (Some(bytes), Some(nodes)) = left else {
+            return Err(Error::exhausted(format!(
+                "a part of the graph has {nodes} nodes in {bytes} bytes, and the limits leave room for {} in {}",
+                self.nodes, self.bytes
+            )));
+        };
+        *self = GraphLimits { bytes, nodes };
+        Ok(())
+    }
+}
+
+/// The graph of a part that has arrived, within what is left for its share.
 ///
 /// # Errors
-/// As importing a graph, naming what is wrong in it.
-pub(crate) fn compile(part: &WirePart, passes: Passes, resources: &Arc<ResourceManager>) -> Result<Arc<Plan>> {
-    let graph = import_with(part.graph.clone(), &ImportOptions::new())?.graph;
-    let outputs = |names: &[String]| -> Result<Vec<_>> { names.iter().map(|n| Ok(graph.output(n)?.as_ref())).collect() };
+/// As importing a graph, naming what is wrong in it; `RESOURCE_EXHAUSTED` beyond the limits.
+pub(crate) fn import_part(part: &WirePart, left: &mut GraphLimits) -> Result<Graph> {
+    let limits = DecodeLimits {
+        max_bytes: left.bytes.min(DecodeLimits::default().max_bytes),
+        max_memory: left.bytes,
+        ..DecodeLimits::default()
+    };
+    let def = decode_graph(part.graph.clone().into(), &limits)?;
+    left.spend(part.graph.len(), def.node.len())?;
+    let options = ImportOptions::new()
+        .max_constants(limits.max_memory)
+        .max_inlined_nodes(left.nodes.min(MOST_INLINED));
+    let imported = import_into(&Graph::new(), &def, &options)?;
+    // Calls of functions have become more nodes than the one that they were.
+    left.spend(0, imported.operations.len().saturating_sub(def.node.len()))?;
+    Ok(imported.graph)
+}
+
+/// Compiles the graph of a part that has arrived.
+///
+/// # Errors
+/// `NOT_FOUND` for names that the graph does not have; what making a plan and its kernels says.
+pub(crate) fn compile(
+    part: &WirePart,
+    graph: &Graph,
+    passes: Passes,
+    resources: &Arc<ResourceManager>,
+) -> Result<Arc<Plan>> {
+    let outputs =
+        |names: &[String]| -> Result<Vec<_>> { names.iter().map(|n| Ok(graph.output(n)?.as_ref())).collect() };
     let (feeds, fetches) = (outputs(&part.feeds)?, outputs(&part.fetches)?);
     let targets: Vec<_> = part
         .targets
         .iter()
         .map(|n| Ok(graph.operation(n)?.id()))
         .collect::<Result<_>>()?;
-    let mut ir = Ir::reduce(&graph, &feeds, &fetches, &targets)?;
+    let mut ir = Ir::reduce(graph, &feeds, &fetches, &targets)?;
     passes::optimize(&mut ir, passes, resources)?;
     Plan::new(ir.into_spec(resources)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use actorflow_core::Code;
+
+    use super::*;
+    use crate::graphdef::proto::tensor_shape_proto::Dim;
+    use crate::graphdef::proto::{self, TensorProto, TensorShapeProto};
+
+    fn part(def: &GraphDef) -> WirePart {
+        WirePart {
+            device: 0,
+            graph: def.encode_to_vec(),
+            feeds: Vec::new(),
+            fetches: Vec::new(),
+            targets: Vec::new(),
+            feed_numbers: Vec::new(),
+            fetch_numbers: Vec::new(),
+        }
+    }
+
+    fn graph(nodes: usize) -> GraphDef {
+        let node = |i| placeholder(&format!("x{i}"), DType::F32).unwrap();
+        GraphDef {
+            node: (0..nodes).map(node).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_share_have_their_nodes_and_bytes_together() {
+        let part = part(&graph(3));
+        let mut left = GraphLimits {
+            bytes: 1 << 20,
+            nodes: 6,
+        };
+        assert!(import_part(&part, &mut left).is_ok() && import_part(&part, &mut left).is_ok());
+        assert_eq!((left.nodes, left.bytes), (0, (1 << 20) - 2 * part.graph.len()));
+        let e = import_part(&part, &mut left).err().unwrap();
+        assert_eq!(e.code(), Code::ResourceExhausted, "{e}");
+        let mut left = GraphLimits {
+            bytes: part.graph.len() - 1,
+            nodes: 6,
+        };
+        let e = import_part(&part, &mut left).err().unwrap();
+        assert_eq!(e.code(), Code::ResourceExhausted, "{e}");
+    }
+
+    #[test]
+    fn a_small_graph_of_large_constants_is_refused() {
+        // One value that stands for sixteen million.
+        let shape = TensorShapeProto {
+            dim: vec![Dim {
+                size: 16 << 20,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let tensor = TensorProto {
+            dtype: 1,
+            tensor_shape: Some(shape),
+            float_val: vec![1.0],
+            ..Default::default()
+        };
+        let mut node = NodeDef {
+            name: "c".into(),
+            op: "Const".into(),
+            ..Default::default()
+        };
+        let value = proto::AttrValue {
+            value: Some(proto::attr_value::Value::Tensor(tensor)),
+        };
+        node.attr.insert("value".into(), value);
+        let dtype = attr_to_message(&AttrValue::Type(DType::F32), None).unwrap();
+        node.attr.insert("dtype".into(), dtype);
+        let part = part(&GraphDef {
+            node: vec![node],
+            ..Default::default()
+        });
+        assert!(part.graph.len() < 200);
+        let limits = |bytes| GraphLimits { bytes, nodes: 10 };
+        let e = import_part(&part, &mut limits(32 << 20)).err().unwrap();
+        assert_eq!(e.code(), Code::ResourceExhausted, "{e}");
+        assert_eq!(e.node(), Some("c"));
+        assert!(import_part(&part, &mut limits(128 << 20)).is_ok());
+    }
 }

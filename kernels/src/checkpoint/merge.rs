@@ -92,8 +92,8 @@ pub fn merge(parts: &[Location], target: &Location, options: MergeOptions) -> Re
     if options.delete_old_dirs {
         for (part, _) in &found {
             // One that is not empty stays; so does the target's own.
-            if part.is_local() && part.folder() != target.folder() && !part.folder().is_empty() {
-                let _ = std::fs::remove_dir(part.folder());
+            if part.folder() != target.folder() {
+                let _ = part.remove_folder();
             }
         }
     }

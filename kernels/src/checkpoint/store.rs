@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use actorflow_core::error::{Code, Error, Result};
+use actorflow_core::files::{Access, FilePolicy};
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -26,6 +27,8 @@ pub struct Location {
     /// The directory (with its slash) as it was written, for messages and for neighbours.
     folder: String,
     name: String,
+    /// What is allowed, when it is a graph that names the file.
+    files: FilePolicy,
 }
 
 impl fmt::Display for Location {
@@ -172,15 +175,23 @@ impl Location {
             path,
             folder: folder.to_owned(),
             name: name.to_owned(),
+            files: FilePolicy::anything(),
         })
     }
 
-    /// As [`of`](Self::of), for a name that comes out of a graph: it must not climb out of a directory by `..`.
+    /// The same file, of which from now on only what `files` allows can be done, and so of its neighbours.
+    fn within(mut self, files: &FilePolicy) -> Location {
+        self.files = files.clone();
+        self
+    }
+
+    /// As [`of`](Self::of), for a name that comes out of a graph: it must not climb out of a directory by `..`, and what
+    /// `files` does not allow fails with `PERMISSION_DENIED`.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for such a name too.
-    pub fn in_graph(text: &[u8]) -> Result<Location> {
-        Location::of(graph_path(text)?)
+    pub fn in_graph(text: &[u8], files: &FilePolicy) -> Result<Location> {
+        Ok(Location::of(graph_path(text)?)?.within(files))
     }
 
     /// The file's name in its directory.
@@ -218,7 +229,7 @@ impl Location {
     fn with_name(&self, name: &str) -> Result<Location> {
         let text = format!("{}{name}", self.folder);
         if self.is_local() {
-            return Location::of(&text);
+            return Ok(Location::of(&text)?.within(&self.files));
         }
         // A store keeps its connections and credentials, so that there is one for all files of a checkpoint.
         Ok(Location {
@@ -226,7 +237,15 @@ impl Location {
             path: object_path(&text)?,
             folder: self.folder.clone(),
             name: name.to_owned(),
+            files: self.files.clone(),
         })
+    }
+
+    fn allow(&self, access: Access) -> Result<()> {
+        match self.files.allows_anything() {
+            true => Ok(()),
+            false => self.files.check(&self.to_string(), access),
+        }
     }
 
     /// The whole file.
@@ -234,6 +253,7 @@ impl Location {
     /// # Errors
     /// `NOT_FOUND`, `PERMISSION_DENIED` and what else the store says.
     pub fn read(&self) -> Result<Bytes> {
+        self.allow(Access::Read)?;
         let (store, path) = (self.store.clone(), self.path.clone());
         self.run(async move { store.get(&path).await?.bytes().await })
             .map_err(|e| self.not_there(e))
@@ -244,6 +264,7 @@ impl Location {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+        self.allow(Access::Read)?;
         if range.is_empty() {
             return Ok(Bytes::new());
         }
@@ -257,6 +278,7 @@ impl Location {
     /// # Errors
     /// As [`read`](Self::read), but for `NOT_FOUND`.
     pub fn length(&self) -> Result<Option<u64>> {
+        self.allow(Access::Read)?;
         let (store, path) = (self.store.clone(), self.path.clone());
         let meta = self.run(async move { store.head(&path).await });
         match meta.map_err(|e| self.not_there(e)) {
@@ -279,6 +301,7 @@ impl Location {
     /// # Errors
     /// `PERMISSION_DENIED`, `UNAVAILABLE`: what the store says.
     pub fn write(&self, parts: Vec<Bytes>) -> Result<()> {
+        self.allow(Access::Write)?;
         let (store, path) = (self.store.clone(), self.path.clone());
         let payload: PutPayload = parts.into_iter().collect();
         self.run(async move { store.put(&path, payload).await }).map(|_| ())
@@ -289,6 +312,7 @@ impl Location {
     /// # Errors
     /// `PERMISSION_DENIED`, `UNAVAILABLE`: what the store says.
     pub fn delete(&self) -> Result<()> {
+        self.allow(Access::Write)?;
         let (store, path) = (self.store.clone(), self.path.clone());
         match self.run(async move { store.delete(&path).await }) {
             Err(e) if e.code() != Code::NotFound => Err(e),
@@ -301,6 +325,8 @@ impl Location {
     /// # Errors
     /// `NOT_FOUND`, `PERMISSION_DENIED` and what else the store says; `UNIMPLEMENTED` from one store to another.
     pub fn rename(&self, to: &Location) -> Result<()> {
+        self.allow(Access::Write)?;
+        to.allow(Access::Write)?;
         if self.is_local() != to.is_local() || self.bucket() != to.bucket() {
             return Err(Error::unimplemented(format!(
                 "{self} cannot be moved to {to}: they are in different stores"
@@ -321,6 +347,23 @@ impl Location {
             }
         }
         Ok(false)
+    }
+
+    /// Removes the file's directory if nothing is left in it; that something is, or that there is none, is no error.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED` if the directory may not be written to.
+    pub fn remove_folder(&self) -> Result<()> {
+        if self.is_local() && !self.folder.is_empty() {
+            // What is to go has to be inside of what is allowed, not the allowed directory itself.
+            let folder = self.folder.trim_end_matches('/');
+            self.files.check(folder, Access::Write)?;
+            let around = std::path::Path::new(folder).parent().and_then(|p| p.to_str());
+            self.files
+                .check(around.filter(|p| !p.is_empty()).unwrap_or("."), Access::Write)?;
+            let _ = std::fs::remove_dir(folder);
+        }
+        Ok(())
     }
 
     /// Whether it is in the local file system.
@@ -459,15 +502,16 @@ mod tests {
 
     #[test]
     fn names_out_of_graphs_and_manifests_cannot_climb() {
+        const ANY: FilePolicy = FilePolicy::anything();
         for bad in ["../x", "a/../../x", "..", "", "a\\..\\x"] {
             assert_eq!(
-                Location::in_graph(bad.as_bytes()).unwrap_err().code(),
+                Location::in_graph(bad.as_bytes(), &ANY).unwrap_err().code(),
                 Code::InvalidArgument,
                 "{bad:?}"
             );
         }
-        assert!(Location::in_graph(b"\xff").is_err() && Location::in_graph(b"a/").is_err());
-        let a = Location::in_graph(b"ckpt/model..1").unwrap();
+        assert!(Location::in_graph(b"\xff", &ANY).is_err() && Location::in_graph(b"a/", &ANY).is_err());
+        let a = Location::in_graph(b"ckpt/model..1", &ANY).unwrap();
         for bad in ["../x", "/etc/passwd", "a/b", "..", ".", "", "a\0b", "c\\d"] {
             assert_eq!(a.neighbour(bad).unwrap_err().code(), Code::DataLoss, "{bad:?}");
         }
@@ -480,5 +524,46 @@ mod tests {
         let e = Location::of("hdfs://host/x").unwrap_err();
         assert_eq!(e.code(), Code::Unimplemented);
         assert!(e.message().contains("hdfs"), "{e}");
+    }
+    #[test]
+    fn a_policy_holds_for_a_location_its_neighbours_and_everything_done_to_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = |name: &str| format!("{}/{name}", dir.path().display());
+        for folder in ["in", "out", "ro"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+            std::fs::write(text(&format!("{folder}/f")), "x").unwrap();
+        }
+        let files = FilePolicy::only([text("in"), text("ro") + ":ro"]).unwrap();
+        let at = |name: &str| Location::in_graph(text(name).as_bytes(), &files).unwrap();
+        let denied = |r: Result<()>| assert_eq!(r.unwrap_err().code(), Code::PermissionDenied);
+        let (inside, out, ro) = (at("in/g"), at("out/f"), at("ro/f"));
+        inside.write(vec![Bytes::from_static(b"y")]).unwrap();
+        assert_eq!((inside.read().unwrap(), ro.length().unwrap()), ("y".into(), Some(1)));
+        assert!(ro.neighbour("g").unwrap().length().unwrap().is_none());
+        denied(out.read().map(drop));
+        denied(out.read_range(0..1).map(drop));
+        denied(out.length().map(drop));
+        denied(out.is_checkpoint().map(drop));
+        denied(out.neighbour("g").unwrap().length().map(drop));
+        denied(out.suffixed("g").unwrap().write(vec![Bytes::new()]));
+        for at in [&out, &ro] {
+            denied(at.write(vec![Bytes::new()]));
+            denied(at.delete());
+            denied(at.rename(&inside));
+            denied(inside.rename(at));
+            denied(at.remove_folder());
+        }
+        // A link among a checkpoint's files leads no further than a link among its names.
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(text("out/f"), dir.path().join("in/shard")).unwrap();
+            denied(inside.neighbour("shard").unwrap().read().map(drop));
+        }
+        // The allowed directory itself stays.
+        let empty = tempfile::tempdir_in(dir.path()).unwrap();
+        let only = FilePolicy::only([empty.path()]).unwrap();
+        let name = format!("{}/f", empty.path().display());
+        denied(Location::in_graph(name.as_bytes(), &only).unwrap().remove_folder());
+        assert!(empty.path().is_dir());
     }
 }

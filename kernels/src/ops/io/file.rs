@@ -2,9 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::Path;
-
 use actorflow_core::error::{Code, Error, Result};
+use actorflow_core::files::Access;
 use actorflow_core::kernel::OpContext;
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{PartialShape, Tensor, register_ops};
@@ -13,16 +12,17 @@ use super::matching::paths;
 use super::support::one_string;
 use crate::checkpoint::Location;
 use crate::checkpoint::store::graph_path;
+use crate::files::is_dir;
 use crate::shapes;
 
-/// The file of input 0, which must not be a directory.
-fn file(cx: &OpContext<'_>) -> Result<Location> {
+/// The file of input 0, with which that may be done, and which must not be a directory.
+fn file(cx: &OpContext<'_>, access: Access) -> Result<Location> {
     let name = one_string(cx.input(0)?, "filename")?;
     let text = graph_path(name)?;
-    if !text.contains("://") && Path::new(text).is_dir() {
+    if is_dir(cx.files(), text, access)? {
         return Err(Error::failed_precondition(format!("{text}; Is a directory")));
     }
-    Location::in_graph(name)
+    Location::in_graph(name, cx.files())
 }
 
 fn read_file() -> OpDef {
@@ -39,7 +39,7 @@ fn read_file() -> OpDef {
         .not_differentiable()
         .cpu(|_| {
             Ok(Box::new(|cx: &mut OpContext<'_>| {
-                let contents = file(cx)?.read()?;
+                let contents = file(cx, Access::Read)?.read()?;
                 cx.set_output(0, Tensor::string(contents));
                 Ok(())
             }))
@@ -61,7 +61,7 @@ fn write_file() -> OpDef {
         .cpu(|_| {
             Ok(Box::new(|cx: &mut OpContext<'_>| {
                 let contents = one_string(cx.input(1)?, "contents")?.clone();
-                file(cx)?.write(vec![contents])
+                file(cx, Access::Write)?.write(vec![contents])
             }))
         })
 }
@@ -90,7 +90,7 @@ fn matching_files() -> OpDef {
                 }
                 let mut all = Vec::new();
                 for pattern in patterns.as_strings()? {
-                    match paths(graph_path(pattern)?) {
+                    match paths(graph_path(pattern)?, cx.files()) {
                         Err(e) if e.code() == Code::NotFound => {}
                         other => all.extend(other?),
                     }

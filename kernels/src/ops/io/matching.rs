@@ -5,13 +5,14 @@
 use std::path::Path;
 
 use actorflow_core::error::{Error, Result};
+use actorflow_core::files::{Access, FilePolicy};
 
-/// The paths that match a pattern, sorted. A pattern without a special character gives itself if the file exists; one
+/// The paths that match a pattern, of those that may be read, sorted. A pattern without a special character gives itself if the file exists; one
 /// that is special in its first part is taken as `./` and itself, as TensorFlow has it.
 ///
 /// # Errors
-/// `UNIMPLEMENTED` for a URL.
-pub(super) fn paths(pattern: &str) -> Result<Vec<String>> {
+/// `PERMISSION_DENIED` if the part without special characters may not be read, `UNIMPLEMENTED` for a URL.
+pub(super) fn paths(pattern: &str, files: &FilePolicy) -> Result<Vec<String>> {
     let pattern = pattern.strip_prefix("file://").unwrap_or(pattern);
     if pattern.contains("://") {
         return Err(Error::unimplemented(format!(
@@ -19,6 +20,7 @@ pub(super) fn paths(pattern: &str) -> Result<Vec<String>> {
         )));
     }
     let Some(special) = pattern.find(['*', '?', '[', '\\']) else {
+        files.check(pattern, Access::Read)?;
         let there = Path::new(pattern).exists();
         return Ok(if there { vec![pattern.to_owned()] } else { Vec::new() });
     };
@@ -26,6 +28,7 @@ pub(super) fn paths(pattern: &str) -> Result<Vec<String>> {
         Some(slash) => pattern.split_at(slash + 1),
         None => ("./", pattern),
     };
+    files.check(fixed, Access::Read)?;
     let mut found = vec![fixed.to_owned()];
     let parts: Vec<&str> = rest.split('/').collect();
     for (i, part) in parts.iter().enumerate() {
@@ -43,8 +46,14 @@ pub(super) fn paths(pattern: &str) -> Result<Vec<String>> {
                     continue;
                 };
                 let fits = matches(&part, &name.chars().collect::<Vec<_>>());
-                if fits && (last || entry.path().is_dir()) {
-                    next.push(format!("{folder}{name}{}", if last { "" } else { "/" }));
+                let path = format!("{folder}{name}");
+                // A link may lead to what is not allowed.
+                if fits && files.check(&path, Access::Read).is_ok() {
+                    match last {
+                        true => next.push(path),
+                        false if Path::new(&path).is_dir() => next.push(path + "/"),
+                        false => {}
+                    }
                 }
             }
         }

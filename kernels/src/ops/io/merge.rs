@@ -38,7 +38,7 @@ fn merge_v2_checkpoints() -> OpDef {
                     )));
                 }
                 let target = match target.as_strings()? {
-                    [one] if target.shape().is_scalar() => Location::in_graph(one)?,
+                    [one] if target.shape().is_scalar() => Location::in_graph(one, cx.files())?,
                     _ => {
                         return Err(Error::invalid(format!(
                             "Input destination_prefix should be a scalar tensor, got {} instead.",
@@ -46,7 +46,7 @@ fn merge_v2_checkpoints() -> OpDef {
                         )));
                     }
                 };
-                let parts = parts.as_strings()?.iter().map(|p| Location::in_graph(p));
+                let parts = parts.as_strings()?.iter().map(|p| Location::in_graph(p, cx.files()));
                 merge(&parts.collect::<Result<Vec<_>>>()?, &target, options)
             }))
         })

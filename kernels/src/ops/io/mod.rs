@@ -9,4 +9,6 @@ pub mod sharded;
 mod support;
 
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use actorflow_core::error::{Code, Error, Result};
+use actorflow_core::files::FilePolicy;
 use actorflow_core::kernel::{KernelInit, OpContext};
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::tensor::Pool;
@@ -61,7 +62,7 @@ fn restored(cx: &OpContext<'_>, dtypes: &[DType]) -> Result<Vec<Tensor>> {
     // What savers of the first version have saved in shards is named by a pattern (`ShardedFilespec`).
     let prefix = names.prefix.to_string();
     if prefix.contains(['*', '?', '[']) && !names.prefix.is_checkpoint()? {
-        let several = Several::open(&prefix, pool)?;
+        let several = Several::open(&prefix, cx.files(), pool)?;
         let one = |(i, (name, dtype)): (usize, (&bytes::Bytes, &DType))| {
             several.tensor(&String::from_utf8_lossy(name), *dtype, names.slice(i)?)
         };
@@ -89,11 +90,12 @@ fn restored(cx: &OpContext<'_>, dtypes: &[DType]) -> Result<Vec<Tensor>> {
     })
 }
 
-/// The checkpoints whose prefixes match a pattern, in order.
-fn matching(pattern: &str) -> Result<Vec<Location>> {
+/// The checkpoints whose prefixes match a pattern, of those that `files` allows, in order.
+fn matching(pattern: &str, files: &FilePolicy) -> Result<Vec<Location>> {
     // What ends a file's name when it is not the checkpoint's own: of this engine, of TensorFlow, of its first version.
     const SUFFIXES: [&str; 3] = [SUFFIX, ".index", ""];
-    let exact = Location::of(pattern)?;
+    let place = |text: &str| Location::in_graph(text.as_bytes(), files);
+    let exact = place(pattern)?;
     if exact.is_checkpoint()? || exact.length()?.is_some() {
         return Ok(vec![exact]);
     }
@@ -106,15 +108,18 @@ fn matching(pattern: &str) -> Result<Vec<Location>> {
             suffix.is_empty()
                 && (p.ends_with(SUFFIX) || p.ends_with(".index") || p.contains(".data-") || p.ends_with(".safetensors"))
         };
-        for path in paths(&format!("{pattern}{suffix}"))?.into_iter().filter(|p| !part(p)) {
-            if std::path::Path::new(&path).is_file() {
+        for path in paths(&format!("{pattern}{suffix}"), files)?
+            .into_iter()
+            .filter(|p| !part(p))
+        {
+            if place(&path)?.length()?.is_some() {
                 found.extend(path.strip_suffix(suffix).map(str::to_owned));
             }
         }
     }
     found.sort_unstable();
     found.dedup();
-    found.iter().map(|prefix| Location::of(prefix)).collect()
+    found.iter().map(|prefix| place(prefix)).collect()
 }
 
 /// Checkpoints that were found by a pattern, and together hold tensors or parts of them.
@@ -125,8 +130,8 @@ struct Several<'p> {
 }
 
 impl<'p> Several<'p> {
-    fn open(pattern: &'p str, pool: &'p Arc<Pool>) -> Result<Several<'p>> {
-        let places = matching(pattern)?;
+    fn open(pattern: &'p str, files: &FilePolicy, pool: &'p Arc<Pool>) -> Result<Several<'p>> {
+        let places = matching(pattern, files)?;
         if places.is_empty() {
             return Err(Error::not_found(format!(
                 "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for {pattern}"
@@ -176,7 +181,7 @@ fn first_version(cx: &OpContext<'_>, dtype: DType, sliced: bool) -> Result<Tenso
         true => slice_of(one_string(cx.input(2)?, "shape_and_slice")?)?,
         false => None,
     };
-    Several::open(pattern, cx.step().device.pool())?.tensor(&name, dtype, slice)
+    Several::open(pattern, cx.files(), cx.step().device.pool())?.tensor(&name, dtype, slice)
 }
 
 /// The part, from a checkpoint that has all of it if there is one, else from several.

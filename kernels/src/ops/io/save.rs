@@ -79,7 +79,7 @@ fn first_version(cx: &mut OpContext<'_>, sliced: bool) -> Result<()> {
             cx.input(2)?.len()
         )));
     }
-    let mut writer = Writer::new(Location::in_graph(file)?);
+    let mut writer = Writer::new(Location::in_graph(file, cx.files())?);
     for (i, name) in names.as_strings()?.iter().enumerate() {
         let t = cx.input(i + fixed)?;
         match slices.map_or(Ok(None), |s| slice_of(&s[i]))? {

@@ -47,7 +47,7 @@ impl<'t> Names<'t> {
             )));
         }
         Ok(Names {
-            prefix: Location::in_graph(one_string(cx.input(0)?, "prefix")?)?,
+            prefix: Location::in_graph(one_string(cx.input(0)?, "prefix")?, cx.files())?,
             names: names.as_strings()?,
             slices: slices.as_strings()?,
         })

@@ -5,7 +5,10 @@
 use std::io::{BufRead, BufReader};
 
 use actorflow_core::error::{Error, Result};
+use actorflow_core::files::FilePolicy;
 use actorflow_core::{Attrs, DType, Tensor};
+
+use crate::files;
 
 /// Where a key or value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,12 +81,12 @@ impl Lines {
         })
     }
 
-    /// The keys and values of a file.
+    /// The keys and values of a file that `files` allows.
     ///
     /// # Errors
-    /// `NOT_FOUND` if there is no such file; `INVALID_ARGUMENT` if it has fewer lines than it should, a line lacks a
+    /// `PERMISSION_DENIED` if it does not; `NOT_FOUND` if there is no such file; `INVALID_ARGUMENT` if it has fewer lines than it should, a line lacks a
     /// column, or a column is no value of the dtype.
-    pub fn read(&self, path: &str, key: DType, value: DType) -> Result<[Tensor; 2]> {
+    pub fn read(&self, files: &FilePolicy, path: &str, key: DType, value: DType) -> Result<[Tensor; 2]> {
         let wrong = |c: Column, d: DType| {
             let fits = match c {
                 Column::Line => matches!(d, DType::Str | DType::I64),
@@ -97,7 +100,7 @@ impl Lines {
         };
         wrong(self.key, key)?;
         wrong(self.value, value)?;
-        let file = std::fs::File::open(path).map_err(|e| Error::from(e).context(path))?;
+        let file = files::open(files, path)?;
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (n, line) in BufReader::new(file).lines().enumerate() {
             if self.size.is_some_and(|s| n >= s) {

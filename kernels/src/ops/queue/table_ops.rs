@@ -188,7 +188,7 @@ fn from_file(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
             return Err(Error::invalid("filename must be one string"));
         };
         let path = std::str::from_utf8(name).map_err(|_| Error::invalid("filename is not UTF-8"))?;
-        let [keys, values] = lines.read(path, table.spec().key, table.spec().value)?;
+        let [keys, values] = lines.read(cx.files(), path, table.spec().key, table.spec().value)?;
         table.initialize(&mut *cx.state(table.actor())?, &keys, &values)
     })))
 }

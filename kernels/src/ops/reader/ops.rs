@@ -59,9 +59,10 @@ fn format(init: &KernelInit<'_>) -> Result<Format> {
 fn make(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
     let format = format(init)?;
     let wanted = format.clone();
+    let files = init.resources.files().clone();
     Ok(Box::new(Handle::new(
         Place::of(init)?,
-        move |name, mailbox| Ok(Reader::desk(name, format.clone(), mailbox)),
+        move |name, mailbox| Ok(Reader::desk(name, format.clone(), files.clone(), mailbox)),
         move |desk: &Desk<Reader>| match **desk.info() == wanted {
             true => Ok(()),
             false => Err(Error::invalid(format!(

@@ -6,8 +6,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 
 use actorflow_core::error::{Error, Result};
+use actorflow_core::files::{Access, FilePolicy};
 use bytes::Bytes;
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
+
+use crate::files;
 
 /// How files are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +94,7 @@ enum State {
 pub struct Source {
     name: Bytes,
     path: String,
+    files: FilePolicy,
     format: Format,
     state: State,
     /// The number of the next record (or of the last line), or the offset of the next.
@@ -98,12 +102,8 @@ pub struct Source {
     failed: Option<Error>,
 }
 
-fn opened(path: &str) -> Result<File> {
-    File::open(path).map_err(|e| Error::from(e).context(path))
-}
-
-fn decoded(path: &str, compression: Compression) -> Result<Box<dyn BufRead + Send>> {
-    let file = BufReader::with_capacity(256 << 10, opened(path)?);
+fn decoded(files: &FilePolicy, path: &str, compression: Compression) -> Result<Box<dyn BufRead + Send>> {
+    let file = BufReader::with_capacity(256 << 10, files::open(files, path)?);
     Ok(match compression {
         Compression::None => Box::new(file),
         Compression::Zlib => Box::new(BufReader::new(ZlibDecoder::new(file))),
@@ -124,12 +124,12 @@ fn masked_crc(data: &[u8]) -> u32 {
 }
 
 impl Source {
-    /// Opens the source called `name`.
+    /// Opens the source called `name`, which `files` has to allow.
     ///
     /// # Errors
-    /// `NOT_FOUND` (or as the system says) if the file cannot be opened, `INVALID_ARGUMENT` for a name that is no
+    /// `PERMISSION_DENIED` if it does not, `NOT_FOUND` (or as the system says) if the file cannot be opened, `INVALID_ARGUMENT` for a name that is no
     /// UTF-8 or a file too short for header and footer.
-    pub fn open(name: Bytes, format: &Format) -> Result<Source> {
+    pub fn open(name: Bytes, format: &Format, files: &FilePolicy) -> Result<Source> {
         let path = match format {
             Format::Name => String::new(),
             _ => std::str::from_utf8(&name)
@@ -140,9 +140,12 @@ impl Source {
         let wrong = |e: std::io::Error| Error::from(e).context(&path);
         let state = match format {
             Format::Name => State::Name,
-            Format::Whole => State::Whole,
+            Format::Whole => {
+                files.check(&path, Access::Read)?;
+                State::Whole
+            }
             Format::Lines { skip } => {
-                let mut file = BufReader::new(opened(&path)?);
+                let mut file = BufReader::new(files::open(files, &path)?);
                 for _ in 0..*skip {
                     if file.skip_until(b'\n').map_err(wrong)? == 0 {
                         break;
@@ -151,21 +154,21 @@ impl Source {
                 }
                 State::Lines(file)
             }
-            Format::Records(c) => State::Records(decoded(&path, *c)?),
+            Format::Records(c) => State::Records(decoded(files, &path, *c)?),
             Format::Fixed {
                 header,
                 footer,
                 compression: Compression::None,
                 ..
             } => {
-                let file = opened(&path)?;
+                let file = files::open(files, &path)?;
                 let len = file.metadata().map_err(wrong)?.len();
                 State::Seek(file, len.saturating_sub(*footer).max(*header))
             }
             Format::Fixed {
                 header, compression, ..
             } => {
-                let mut stream = decoded(&path, *compression)?;
+                let mut stream = decoded(files, &path, *compression)?;
                 take(&mut *stream, *header).map_err(wrong)?;
                 State::Stream(stream, Vec::new())
             }
@@ -173,6 +176,7 @@ impl Source {
         Ok(Source {
             name,
             path,
+            files: files.clone(),
             format: format.clone(),
             state,
             at,
@@ -217,7 +221,7 @@ impl Source {
             })),
             State::Whole => Ok(Some(Record {
                 key: self.name.clone(),
-                value: std::fs::read(path).map_err(wrong)?.into(),
+                value: files::read(&self.files, path)?.into(),
                 last: true,
             })),
             State::Lines(file) => {
@@ -345,7 +349,7 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, bytes).unwrap();
         let path = path.to_str().unwrap().to_owned();
-        let mut source = Source::open(path.clone().into(), format).unwrap();
+        let mut source = Source::open(path.clone().into(), format, &FilePolicy::anything()).unwrap();
         let mut all = Vec::new();
         loop {
             match source.advance() {
@@ -423,5 +427,34 @@ mod tests {
                 "byte {at}"
             );
         }
+    }
+    #[test]
+    fn a_file_that_is_not_allowed_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "x").unwrap();
+        let name = Bytes::from(path.to_str().unwrap().to_owned());
+        let fixed = |compression| Format::Fixed {
+            header: 0,
+            record: 1,
+            footer: 0,
+            hop: 1,
+            compression,
+        };
+        for format in [
+            Format::Lines { skip: 0 },
+            Format::Whole,
+            Format::Records(Compression::None),
+            fixed(Compression::None),
+            fixed(Compression::Zlib),
+        ] {
+            let e = Source::open(name.clone(), &format, &FilePolicy::nothing())
+                .err()
+                .unwrap();
+            assert_eq!(e.code(), Code::PermissionDenied, "{e}");
+            assert!(Source::open(name.clone(), &format, &FilePolicy::only([dir.path()]).unwrap()).is_ok());
+        }
+        // A name is not a file.
+        assert!(Source::open(name, &Format::Name, &FilePolicy::nothing()).is_ok());
     }
 }

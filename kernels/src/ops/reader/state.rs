@@ -8,6 +8,7 @@ use actorflow_core::Tensor;
 use actorflow_core::actor::{Actor, Mailbox};
 use actorflow_core::cancel::CancelToken;
 use actorflow_core::error::{Error, Result};
+use actorflow_core::files::FilePolicy;
 use actorflow_core::kernel::{Continuation, Resume};
 use bytes::Bytes;
 
@@ -56,6 +57,7 @@ impl Request {
 pub struct Reader {
     name: String,
     format: Arc<Format>,
+    files: FilePolicy,
     me: Weak<Actor<Room<Reader>>>,
     source: Option<Source>,
     progress: Progress,
@@ -113,12 +115,13 @@ impl Resume for ToReader {
 }
 
 impl Reader {
-    /// A reader's desk.
-    pub fn desk(name: &str, format: Format, mailbox: Box<dyn Mailbox>) -> Desk<Reader> {
+    /// A reader's desk; it reads what `files` allows.
+    pub fn desk(name: &str, format: Format, files: FilePolicy, mailbox: Box<dyn Mailbox>) -> Desk<Reader> {
         let format = Arc::new(format);
         let reader = Reader {
             name: name.to_owned(),
             format: format.clone(),
+            files,
             me: Weak::new(),
             source: None,
             progress: Progress::default(),
@@ -193,7 +196,7 @@ impl Reader {
             )));
         }
         self.source = match p.started > p.finished {
-            true => Some(Source::open(p.work.clone(), &self.format)?),
+            true => Some(Source::open(p.work.clone(), &self.format, &self.files)?),
             false => None,
         };
         self.progress = p;
@@ -206,7 +209,7 @@ impl Reader {
         while self.source.is_none() {
             match self.arrived.take() {
                 Some((_, Ok(name))) => {
-                    self.source = Some(Source::open(name.clone(), &self.format)?);
+                    self.source = Some(Source::open(name.clone(), &self.format, &self.files)?);
                     self.progress.work = name;
                     self.progress.started += 1;
                 }

@@ -1,17 +1,17 @@
 //! `Assert`, `Print`, `PrintV2`, `StringFormat`: tensors as messages.
 
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use actorflow_core::error::{Error, Result};
+use actorflow_core::files::FilePolicy;
 use actorflow_core::kernel::{KernelInit, OpContext};
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{Attrs, Tensor, register_ops};
 use bytes::Bytes;
 
 use super::summary::{nested, summarized};
-use crate::shapes;
+use crate::{files, shapes};
 
 fn assert_op() -> OpDef {
     OpDef::new("Assert", Category::ControlFlow)
@@ -113,7 +113,7 @@ impl Stream {
         })
     }
 
-    fn write(&self, text: &[u8]) -> Result<()> {
+    fn write(&self, text: &[u8], policy: &FilePolicy) -> Result<()> {
         match self {
             Stream::Out => {
                 let mut out = std::io::stdout().lock();
@@ -121,11 +121,9 @@ impl Stream {
             }
             Stream::Err => to_stderr(text),
             Stream::Log(severity) => to_stderr(&[severity.as_bytes(), b": ", text].concat()),
-            Stream::File(path) => OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)?
-                .write_all(text)?,
+            Stream::File(path) => files::append(policy, path)?
+                .write_all(text)
+                .map_err(|e| Error::from(e).context(path))?,
         }
         Ok(())
     }
@@ -148,7 +146,7 @@ fn print_v2() -> OpDef {
             let end = init.attrs.byte_string("end")?.clone();
             Ok(Box::new(move |cx: &mut OpContext<'_>| {
                 match cx.input(0)?.as_strings()? {
-                    [s] => stream.write(&[&s[..], &end[..]].concat()),
+                    [s] => stream.write(&[&s[..], &end[..]].concat(), cx.files()),
                     many => Err(Error::invalid(format!(
                         "the input must be a scalar, it has {} elements",
                         many.len()

@@ -10,6 +10,8 @@ use actorflow_core::kernel::{Kernel, KernelInit, OpContext};
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{PartialShape, Tensor, register_ops};
 
+use crate::files;
+
 /// The lines of the file that input `i` names, at most `most` of them.
 fn lines(cx: &OpContext<'_>, i: usize, most: usize) -> Result<(String, Vec<Vec<u8>>)> {
     let t = cx.input(i)?;
@@ -20,7 +22,7 @@ fn lines(cx: &OpContext<'_>, i: usize, most: usize) -> Result<(String, Vec<Vec<u
     let path =
         name.ok_or_else(|| Error::invalid(format!("vocab filename must be one path, got shape {}", t.shape())))?;
     let wrong = |e: std::io::Error| Error::from(e).context(path);
-    let file = BufReader::new(std::fs::File::open(path).map_err(wrong)?);
+    let file = BufReader::new(files::open(cx.files(), path)?);
     let all = file.split(b'\n').take(most).collect::<std::io::Result<Vec<_>>>();
     Ok((path.to_owned(), all.map_err(wrong)?))
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use actorflow_core::error::{Error, Result};
+use actorflow_core::files::FilePolicy;
 use actorflow_core::kernel::{Kernel, KernelInit, OpContext};
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::resource::{Resource, ResourceManager};
@@ -14,6 +15,7 @@ use actorflow_core::{PartialShape, Tensor, register_ops};
 use parking_lot::Mutex;
 
 use super::sampler::Sampler;
+use crate::files;
 use crate::ops::random::stream::{Singles, Stream};
 
 /// What a sampler has learned; it lives as long as the session.
@@ -50,8 +52,9 @@ fn positive(init: &KernelInit<'_>, name: &str) -> Result<usize> {
 }
 
 /// The weights that a vocabulary file has, as the last column of comma-separated lines.
-fn from_file(path: &str) -> Result<Vec<f32>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::from(e).context(path))?;
+fn from_file(path: &str, policy: &FilePolicy) -> Result<Vec<f32>> {
+    let text = String::from_utf8(files::read(policy, path)?)
+        .map_err(|_| Error::data_loss(format!("the vocabulary {path} is not UTF-8")))?;
     let mut all = Vec::new();
     for (n, line) in text.lines().enumerate() {
         let column = line.rsplit(',').next().unwrap_or(line).trim();
@@ -69,7 +72,7 @@ fn fixed(init: &KernelInit<'_>, range: usize) -> Result<Sampler> {
         ("", true) => return Err(Error::invalid("Must provide either vocab_file or unigrams.")),
         ("", false) => list,
         (_, false) => return Err(Error::invalid("Must only provide one of vocab_file and unigrams.")),
-        (path, true) => from_file(path)?,
+        (path, true) => from_file(path, init.resources.files())?,
     };
     let (shards, shard) = (init.attrs.int("num_shards")?, init.attrs.int("shard")?);
     if shards < 1 || !(0..shards).contains(&shard) {
