@@ -28,7 +28,7 @@ impl Rules {
     /// # Errors
     /// `INVALID_ARGUMENT` if there is none or there are too many, or a group has fewer than an update needs.
     pub fn replicas(&self) -> Result<usize> {
-        let n = self.groups.checked_mul(self.members).unwrap_or(usize::MAX);
+        let n = self.groups.saturating_mul(self.members);
         if n == 0 || n > MOST_REPLICAS {
             return Err(Error::invalid(format!(
                 "an agreement needs between 1 and {MOST_REPLICAS} replicas, got {} groups of {}",
