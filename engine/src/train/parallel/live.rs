@@ -65,11 +65,14 @@ fn number(x: u64) -> i64 {
 
 /// What is fed where gradients could be computed.
 fn given(points: &[Point]) -> Vec<&Output> {
-    let of = |p| match p {
-        &Point::Dense(ref d) => vec![d],
-        Point::Rows(values, indices) => vec![values, indices],
-    };
-    points.iter().flat_map(of).collect()
+    let mut all = Vec::new();
+    for p in points {
+        match p {
+            Point::Dense(d) => all.push(d),
+            Point::Rows(values, indices) => all.extend([values, indices]),
+        }
+    }
+    all
 }
 
 impl Live {

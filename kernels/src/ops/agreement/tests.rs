@@ -230,6 +230,15 @@ fn every_step_has_one_set_of_winners_whoever_dies_and_whenever() {
     }
 }
 
+/// An update that expects these gradients.
+fn expect<'a>(gradients: &'a [(u64, u32)]) -> impl FnOnce(&[(u64, &u32)]) -> actorflow_core::Result<()> + 'a {
+    move |got| {
+        let got: Vec<(u64, u32)> = got.iter().map(|(age, g)| (*age, **g)).collect();
+        assert_eq!(got, gradients);
+        Ok(())
+    }
+}
+
 fn tag(replica: u64, push: u64, round: u64, version: u64) -> Tag {
     Tag {
         replica,
@@ -244,13 +253,10 @@ fn a_replica_that_decides_alone_is_applied_once_and_its_age_is_counted() {
     let mut s: State<u32> = State::new(synchronous(2, 1, 1)).unwrap();
     s.begin(0);
     let first = s.stage(tag(0, 0, 0, 0), 7).unwrap();
-    assert_eq!(
-        s.bring(&first, |g| Ok(assert_eq!(g, [(0, &7)]))).unwrap(),
-        Brought::Applied
-    );
+    assert_eq!(s.bring(&first, expect(&[(0, 7)])).unwrap(), Brought::Applied);
     assert_eq!(s.bring(&first, |_| panic!("twice")).unwrap(), Brought::Already);
     let other = s.stage(tag(1, 0, 0, 0), 8).unwrap();
-    s.bring(&other, |g| Ok(assert_eq!(g, [(1, &8)]))).unwrap();
+    s.bring(&other, expect(&[(1, 8)])).unwrap();
     assert_eq!(
         (s.staleness(1).unwrap(), s.histogram(), s.version()),
         (1, [1, 1].as_slice(), 2)
@@ -282,7 +288,7 @@ fn what_is_decided_on_is_not_replaced_before_it_is_applied() {
     s.stage(tag(1, 1, 0, 0), 21).unwrap();
     s.arrive(tag(1, 1, 0, 0)).unwrap();
     assert_eq!(s.decided(tag(1, 1, 0, 0)).unwrap().as_ref(), Some(&decision));
-    s.bring(&decision, |g| Ok(assert_eq!(g, [(0, &10), (0, &20)]))).unwrap();
+    s.bring(&decision, expect(&[(0, 10), (0, 20)])).unwrap();
 }
 
 #[test]
