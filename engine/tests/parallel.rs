@@ -358,6 +358,45 @@ fn a_killed_replica_holds_up_nobody_if_one_is_in_reserve() {
 }
 
 #[test]
+fn a_killed_replica_of_an_all_reduce_takes_its_place_again() {
+    let (replicas, steps) = (3, 12);
+    let session = devices(replicas);
+    let places = replicas * steps;
+    std::thread::scope(|s| {
+        for i in 0..replicas {
+            let session = session.clone();
+            s.spawn(move || {
+                let o = options(Strategy::AllReduce, i, replicas, 0);
+                let mut r = Counted { session, places, o }.replica();
+                let mut done = 0;
+                for attempt in 0u64.. {
+                    let k = done as usize;
+                    if k == steps {
+                        break;
+                    }
+                    let token = CancelToken::new();
+                    if i == 1 && attempt % 3 != 2 {
+                        let killer = token.clone();
+                        std::thread::spawn(move || {
+                            std::thread::sleep(Duration::from_micros(attempt * 97 % 1500));
+                            killer.cancel(Error::cancelled("killed"));
+                        });
+                    }
+                    match r.step_unless(&[one_hot(places, i * steps + k)], &token) {
+                        Ok(report) => done = report.global_step,
+                        Err(e) if i != 1 => panic!("replica {i}: {e}"),
+                        // A step that was killed may have been applied here.
+                        Err(_) => done = (counts(&r, replicas).iter().sum::<usize>() / replicas) as u64,
+                    }
+                }
+                let counts = counts(&r, replicas);
+                assert_eq!(counts.iter().sum::<usize>(), replicas * steps);
+            });
+        }
+    });
+}
+
+#[test]
 fn whoever_waits_in_vain_is_told_for_whom() {
     let session = devices(3);
     let mut o = options(Strategy::Sync { backup: 0 }, 0, 2, 1);

@@ -65,11 +65,14 @@ fn number(x: u64) -> i64 {
 
 /// What is fed where gradients could be computed.
 fn given(points: &[Point]) -> Vec<&Output> {
-    let of = |p| match p {
-        &Point::Dense(ref d) => vec![d],
-        Point::Rows(values, indices) => vec![values, indices],
-    };
-    points.iter().flat_map(of).collect()
+    let mut all = Vec::new();
+    for p in points {
+        match p {
+            Point::Dense(d) => all.push(d),
+            Point::Rows(values, indices) => all.extend([values, indices]),
+        }
+    }
+    all
 }
 
 impl Live {
@@ -252,9 +255,9 @@ impl Live {
             let next = next.as_slice::<i64>()?.first().copied().unwrap_or(0);
             self.push = self.push.max(u64::try_from(next).unwrap_or(0));
         }
-        // The first shard decides for all; replicas that decide alone have nothing to bring.
+        // The first shard decides for all; where replicas do not wait for each other there is nothing to bring.
         let decision = match options.strategy {
-            Strategy::Sync { .. } | Strategy::Hybrid { .. } if !alone(options) => joined[2 * own + 1].clone(),
+            Strategy::Sync { .. } | Strategy::Hybrid { .. } => joined[2 * own + 1].clone(),
             _ => Tensor::vector::<i64>(&[]),
         };
         let mut feeds = vec![decision];
@@ -428,10 +431,6 @@ impl Live {
         }
         run.run().map(drop)
     }
-}
-
-fn alone(options: &ReplicaOptions) -> bool {
-    options.strategy.rules(options.replicas).1 == 1
 }
 
 fn float(t: &Tensor) -> Result<f32> {

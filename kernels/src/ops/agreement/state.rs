@@ -28,7 +28,7 @@ impl Rules {
     /// # Errors
     /// `INVALID_ARGUMENT` if there is none or there are too many, or a group has fewer than an update needs.
     pub fn replicas(&self) -> Result<usize> {
-        let n = self.groups.checked_mul(self.members).unwrap_or(usize::MAX);
+        let n = self.groups.saturating_mul(self.members);
         if n == 0 || n > MOST_REPLICAS {
             return Err(Error::invalid(format!(
                 "an agreement needs between 1 and {MOST_REPLICAS} replicas, got {} groups of {}",
@@ -322,14 +322,19 @@ impl<G> State<G> {
     pub fn stage(&mut self, tag: Tag, gradient: G) -> Result<Decision> {
         let (at, of) = (self.member(tag.replica)?, self.group(tag.replica)?);
         let alone = self.rules.alone();
-        let applied = self.groups[of].applied;
+        let g = &mut self.groups[of];
         let m = &mut self.members[at];
         let round = if alone { tag.push } else { tag.round };
         m.next = m.next.max(tag.push.saturating_add(1));
-        let newest = m.staged.as_ref().is_none_or(|s| s.push <= tag.push);
-        if round >= applied && tag.push >= m.floor && newest {
+        // What is decided on and not applied yet stays, whatever comes; so does what is newer.
+        let decided = |push: u64| {
+            let of = |d: &Decision| d.round >= g.applied && d.winners.contains(&(tag.replica, push));
+            g.last.as_ref().is_some_and(of)
+        };
+        let replaces = m.staged.as_ref().is_none_or(|s| s.push <= tag.push && !decided(s.push));
+        if round >= g.applied && tag.push >= m.floor && replaces {
             // What is replaced must not be decided on.
-            self.groups[of].arrived.remove(&tag.replica);
+            g.arrived.remove(&tag.replica);
             m.staged = Some(Staged {
                 push: tag.push,
                 round,
