@@ -72,5 +72,9 @@ struct ControlFlow;
 struct Queues;
 
 #[cfg(doctest)]
+#[doc = include_str!("../../docs/ops.md")]
+struct Operations;
+
+#[cfg(doctest)]
 #[doc = include_str!("../../docs/checkpoints.md")]
 struct Checkpoints;
