@@ -85,6 +85,10 @@ struct Queues;
 struct Parallel;
 
 #[cfg(doctest)]
+#[doc = include_str!("../../docs/ops.md")]
+struct Operations;
+
+#[cfg(doctest)]
 #[doc = include_str!("../../docs/checkpoints.md")]
 struct Checkpoints;
 

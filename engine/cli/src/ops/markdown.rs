@@ -11,16 +11,31 @@ use super::{devices, dtypes, gradient};
 /// A default value of more characters than this is left out.
 const LONG: usize = 16;
 
-const HEAD: &str = "\
-# Operations
+const HEAD: &str = r#"# Operations
 
-Every operation that the engine has. Names, attributes and semantics are TensorFlow's. `actorflow ops --json` says more, and
-`actorflow ops --markdown > docs/ops.md` writes this page.
+Every operation that the engine has. Names, attributes and semantics are TensorFlow's. `actorflow ops --json --filter NAME` says more,
+such as the inputs and outputs in their order, and `actorflow ops --markdown > docs/ops.md` writes this page.
+
+The common ones are methods of outputs (`x.matmul(&w)?`, `&a + &b`) and functions of `actorflow::nn`, `flow`, `queue` and `train`. All of
+them are built by name. Inputs, attributes, dtypes and shapes are checked when the node is added; an error names the node and the line.
+
+```rust
+use actorflow::{Graph, Result, Session, Tensor};
+
+fn main() -> Result<()> {
+    let g = Graph::new();
+    let x = g.constant(Tensor::from([2f32, -2.0]))?;
+    let y = g.op("LeakyRelu").input(&x).attr("alpha", 0.25f32).output()?;
+    assert_eq!(Session::new(&g)?.run(&[], &[&y])?[0], Tensor::from([2f32, -0.5]));
+    assert!(g.op("LeakyRelu").output().is_err());
+    Ok(())
+}
+```
 
 - **Dtypes**: what the tensors may be. *Reals* are floats and integers; *numbers* are reals and complex numbers.
 - **Attributes**: with their defaults; one without is required. Those that follow from the inputs are left out.
 - **Gradient**: *yes*; *stop* where gradients end, as at an `ArgMax`; *no* where none is defined.
-";
+"#;
 
 /// The page.
 pub(super) fn page(ops: &[&OpDef]) -> Result<String, std::fmt::Error> {

@@ -10,6 +10,7 @@ use actorflow_core::resource::ResourceManager;
 use actorflow_core::{AttrValue, Attrs, Code, DType, Error, PartialShape, Result, Tensor};
 use parking_lot::Mutex;
 
+mod orders;
 mod others;
 
 /// What became of a node.
