@@ -99,3 +99,7 @@ struct Placement;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/training.md")]
 struct Training;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/cluster.md")]
+struct Cluster;

@@ -161,3 +161,38 @@ fn only_those_who_may_submit_graphs() {
     let e = Session::connect(&g, &c.servers[1].target(), &eve, options()).err().unwrap();
     assert!(matches!(e.code(), Code::Unauthenticated | Code::Unavailable), "{e}");
 }
+
+#[test]
+fn only_a_chief_may_say_that_a_task_is_gone_and_one_that_lives_is_connected_again() {
+    let c = Cluster::new(&[("ps", 0), ("worker", 0)]);
+    let ps = TaskName::new("ps", 0).unwrap();
+    let g = Graph::new();
+    let v = {
+        let _ps = g.device_scope("/job:ps/task:0");
+        g.variable("v", Tensor::from([1f32, 2.0])).unwrap()
+    };
+    let _worker = g.device_scope("/job:worker/task:0");
+    let y = (v.value() * 2f32).unwrap();
+    let s = Session::connect(&g, &c.servers[1].target(), &c.client(), options()).unwrap();
+    s.execute(&[&g.global_variables_initializer().unwrap()]).unwrap();
+    assert_eq!(s.run(&[], &[&y]).unwrap()[0], Tensor::from([2f32, 4.0]));
+
+    let incarnation = c.servers[0].incarnation();
+    let client = ClusterInfo::connect(&c.servers[1].target(), &c.client()).unwrap();
+    let deaf = client.announce_gone(&ps, incarnation).unwrap();
+    assert_eq!(deaf.len(), 1);
+    assert_eq!(deaf[0].1.code(), Code::PermissionDenied, "{}", deaf[0].1);
+
+    let chief = ConnectOptions::new(c.identity("chief/supervisor"));
+    let chief = ClusterInfo::connect(&c.servers[1].target(), &chief).unwrap();
+    assert!(chief.announce_gone(&ps, incarnation).unwrap().is_empty());
+    // Connections to it are closed under way, so that a run may be hit; later ones are not.
+    let until = Instant::now() + Duration::from_secs(20);
+    let got = loop {
+        match s.run(&[], &[&y]) {
+            Ok(got) => break got,
+            Err(e) => assert!(e.code() == Code::Unavailable && Instant::now() < until, "{e}"),
+        }
+    };
+    assert_eq!(got[0], Tensor::from([2f32, 4.0]));
+}

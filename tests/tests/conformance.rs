@@ -44,6 +44,7 @@ fn all_pass(threads: usize, passes: bool) {
         threads,
         passes,
         timeout: Duration::from_secs(60),
+        ..Settings::default()
     };
     let cases = oracle::cases().expect("the cases can be listed");
     let _scratch = Scratch::new().expect("a directory for the cases can be made");

@@ -8,13 +8,18 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+pub mod cluster;
 pub mod conformance;
+mod daemon;
 mod failure;
 mod glob;
+mod home;
 mod inspect;
 mod ops;
 mod run;
+mod signals;
 mod train;
+mod units;
 
 use std::process::ExitCode;
 
@@ -42,6 +47,10 @@ enum Command {
     Ops(ops::Args),
     /// Train a classifier of handwritten digits and report its accuracy
     Train(train::Args),
+    /// Run a task of a cluster
+    Daemon(Box<daemon::Args>),
+    /// Make a cluster, join it, look at it, or run one on this machine
+    Cluster(cluster::Args),
     /// Check the engine against cases that TensorFlow has answered
     Conformance(conformance::Args),
     /// The process in which `conformance` runs cases
@@ -68,6 +77,8 @@ pub fn main() -> ExitCode {
         Command::Checkpoint(args) => checkpoint::run(&args),
         Command::Ops(args) => ops::run(&args),
         Command::Train(args) => train::run(&args).map_err(Failure::from),
+        Command::Daemon(args) => daemon::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::ConformanceWorker(args) => conformance::worker(&args),
     };

@@ -137,6 +137,8 @@ pub(crate) struct Host {
     resources: Arc<ResourceManager>,
     steps: DashMap<u64, Entry>,
     ended: Mutex<Ended>,
+    /// Steps that have begun.
+    pub(crate) begun: AtomicU64,
     pub(crate) dropped: Dropped,
 }
 
@@ -233,6 +235,7 @@ impl Host {
             resources,
             steps: DashMap::new(),
             ended: Mutex::default(),
+            begun: AtomicU64::new(0),
             dropped: Dropped::default(),
         })
     }
@@ -282,6 +285,7 @@ impl Host {
             entry.table.clone()
         };
         table.open(&share.routes);
+        self.begun.fetch_add(1, Relaxed);
         Ok((table, active))
     }
 
@@ -314,7 +318,10 @@ impl Host {
     ) -> Result<Vec<Tensor>> {
         let watch = Arc::<PartWatch>::default();
         let (table, active) = self.begin(share, &options, Some(watch.clone()))?;
-        let _over = Over { host: self, step: options.step };
+        let _over = Over {
+            host: self,
+            step: options.step,
+        };
         let aborts = table.clone();
         let _wake = options.cancel.on_cancel(move |why| aborts.abort(why.clone()));
         let largest = (0..share.devices.len()).max_by_key(|i| share.devices[*i].plan.len());
@@ -504,8 +511,7 @@ impl Host {
                 .cloned(),
         );
         Some(ShareStatus {
-            waiting: launched.iter().all(Launched::is_waiting)
-                && active.caller.as_ref().is_none_or(|c| c.is_waiting()),
+            waiting: launched.iter().all(Launched::is_waiting) && active.caller.as_ref().is_none_or(|c| c.is_waiting()),
             waits_for: waits.join("; "),
             others: self.steps.len().saturating_sub(1),
         })

@@ -25,6 +25,8 @@ pub(crate) const RESET: u16 = 7;
 pub(crate) const STEPS: u16 = 8;
 /// Request: end a step that somebody else began ([`Reason`]). Answer: nothing.
 pub(crate) const CANCEL: u16 = 9;
+/// Request of a chief, and notice of a task to its clients: a run of a task has ended ([`Gone`]). Answer: nothing.
+pub(crate) const GONE: u16 = 10;
 
 /// What a task is.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
@@ -69,6 +71,15 @@ pub(crate) struct RunShare {
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) struct Reason {
     pub(crate) message: String,
+}
+
+/// A run of a task that has ended.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct Gone {
+    /// `/job:ps/task:0`.
+    pub(crate) task: String,
+    /// This run and all earlier ones.
+    pub(crate) incarnation: u64,
 }
 
 /// How far a step is.

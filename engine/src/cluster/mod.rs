@@ -10,7 +10,7 @@
 //! - `table`, `host`: the rendezvous of a step in a process; a process's devices and its share of each step
 //! - `link`, `node`, `register`: the way to another task; what a task does for others
 //! - `run`, `watch`, `master`: a step as its coordinator sees it, who watches over steps, and the coordinator
-//! - `server`: a task
+//! - `server`, `info`: a task, and looking at a cluster from outside
 //!
 //! The coordinator of a session lives in the process of the session. That saves a hop and a copy of everything that is
 //! fed and fetched, and a session's state cannot outlive those who use it.
@@ -27,6 +27,7 @@
 
 mod devices;
 mod host;
+mod info;
 mod link;
 mod master;
 mod messages;
@@ -42,12 +43,12 @@ mod watch;
 pub use actorflow_core::files::{Access, FilePolicy};
 pub use actorflow_transport::identity;
 pub use actorflow_transport::{Counters, Limits, Timing};
-pub use server::{
-    ClusterInfo, ConnectOptions, DeviceStatus, Server, ServerOptions, ServerStatus, StepStatus, TaskStatus,
-};
+pub use info::{ClusterInfo, ConnectOptions, DeviceStatus, StepStatus, TaskStatus};
+pub use server::{Server, ServerOptions, ServerStatus};
 pub use spec::{ClusterSpec, TF_CONFIG, TaskName};
 
 pub(crate) use devices::Devices;
 pub(crate) use host::Host;
+pub(crate) use info::client_node;
 pub(crate) use master::{DistOptions, DistPlan, Master, MasterOptions};
-pub(crate) use server::{client_node, cpu_executors};
+pub(crate) use server::cpu_executors;

@@ -179,7 +179,8 @@ impl Node {
         }
     }
 
-    fn describe(&self) -> Result<Message> {
+    /// The devices of this process.
+    pub(crate) fn devices(&self) -> Vec<DeviceEntry> {
         let devices = self.host.iter().flat_map(|h| h.executors()).map(|e| {
             let stats = e.device().pool().stats();
             DeviceEntry {
@@ -189,8 +190,12 @@ impl Node {
                 threads: u32::try_from(e.device().parallel().threads()).unwrap_or(u32::MAX),
             }
         });
+        devices.collect()
+    }
+
+    fn describe(&self) -> Result<Message> {
         let description = Description {
-            devices: devices.collect(),
+            devices: self.devices(),
             tasks: self.spec.tasks().map(|(t, _)| t.to_string()).collect(),
             addresses: self.spec.tasks().map(|(_, a)| a.to_owned()).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -352,6 +357,7 @@ impl Node {
             }
             RESET => self.reset(message),
             CANCEL => self.cancel(peer, message),
+            GONE => self.gone(peer, message),
             kind => Err(Error::unimplemented(format!(
                 "a task of version {} knows no request {kind}; do both run the same version?",
                 env!("CARGO_PKG_VERSION")
@@ -359,8 +365,44 @@ impl Node {
         }
     }
 
+    /// A run of a task has ended, as whoever watches over its process says: connections to it are given up at once,
+    /// instead of when they have been silent for long. A task passes it on to the clients that it has.
+    fn gone(&self, peer: &Peer, message: &Message) -> Result<Message> {
+        let gone = header_of!(message, Gone)?;
+        let task: TaskName = gone.task.parse()?;
+        let subject = Subject::Task {
+            job: task.job.to_string(),
+            index: task.index,
+        };
+        let peers = self.endpoint()?.peers();
+        for p in &peers {
+            let info = p.info();
+            if info.subject == subject && info.incarnation <= gone.incarnation {
+                let why = format!("its process has ended, {} says", peer.info().subject);
+                p.give_up(Error::unavailable(why).in_task(&gone.task));
+            }
+        }
+        // Clients pass nothing on, so that no message goes round.
+        if self.host.is_some() {
+            let outside = |p: &&Peer| *p != peer && task_of(&p.info().subject).is_none();
+            for client in peers.iter().filter(outside) {
+                // One that has left needs no news.
+                let _ = client.notify(with_header!(GONE, 0, &gone)?);
+            }
+        }
+        Ok(Message::new(GONE))
+    }
+
     fn allowed(&self, peer: &Peer, kind: u16) -> Result<()> {
         let subject = &peer.info().subject;
+        if kind == GONE {
+            // A client takes it from the tasks that it computes with, a task from chiefs alone.
+            if self.host.is_none() || matches!(subject, Subject::Chief { .. }) {
+                return Ok(());
+            }
+            let why = format!("{subject} may not say that a task is gone; a chief may");
+            return Err(Error::new(Code::PermissionDenied, why));
+        }
         if matches!(kind, DESCRIBE | STATUS) || self.policy.may_submit(subject) {
             return Ok(());
         }
@@ -452,6 +494,10 @@ impl Handler for Ears {
         }
         match message.kind {
             ABORT => node.abort(peer, &message),
+            GONE => {
+                // What cannot be read says nothing, and there is nobody to answer.
+                let _ = node.gone(peer, &message);
+            }
             RELEASE => {
                 let owner = owner(peer);
                 for n in header_of!(message, Numbers).map(|n| n.numbers).unwrap_or_default() {

@@ -1,4 +1,4 @@
-//! A task of a cluster, and looking at one from outside.
+//! A task of a cluster.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,12 +13,11 @@ use actorflow_core::files::FilePolicy;
 use actorflow_core::kernel::Device;
 use actorflow_core::resource::ResourceManager;
 use actorflow_transport::identity::Identity;
-use actorflow_transport::{Counters, EndpointOptions, Limits, Message, Subject, Timing};
+use actorflow_transport::{Counters, EndpointOptions, Limits, Subject, Timing};
 use parking_lot::{Condvar, Mutex};
 
 use super::host::Host;
-use super::link::Link;
-use super::messages::{CANCEL, DESCRIBE, Description, Names, RESET, Reason, STEPS, Steps, header_of, with_header};
+use super::info::DeviceStatus;
 use super::node::{Node, Policy};
 use super::ship::GraphLimits;
 use super::spec::{ClusterSpec, TaskName};
@@ -87,34 +86,6 @@ impl ServerOptions {
 /// How long connecting may take by default.
 pub(crate) const CONNECT: Duration = Duration::from_secs(10);
 
-/// How a session joins a cluster from outside.
-#[derive(Clone)]
-pub struct ConnectOptions {
-    /// Who the client is: a certificate of a client or chief.
-    pub identity: Identity,
-    /// Where its own endpoint is; by default any port.
-    pub bind: Option<SocketAddr>,
-    /// How long a task may take to answer.
-    pub connect_timeout: Duration,
-    /// What tasks may use of the client.
-    pub limits: Limits,
-    /// How long a silence may last.
-    pub timing: Timing,
-}
-
-impl ConnectOptions {
-    /// The default options: any port, 10 s for connecting.
-    pub fn new(identity: Identity) -> ConnectOptions {
-        ConnectOptions {
-            identity,
-            bind: None,
-            connect_timeout: CONNECT,
-            limits: Limits::default(),
-            timing: Timing::default(),
-        }
-    }
-}
-
 /// A task of a cluster: a process that has devices and variables, and does its share of the steps of every session.
 ///
 /// Dropping it shuts it down at once.
@@ -122,6 +93,7 @@ pub struct Server {
     node: Arc<Node>,
     host: Arc<Host>,
     options: ServerOptions,
+    incarnation: u64,
     over: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -210,6 +182,7 @@ impl Server {
         if let Some(i) = options.incarnation {
             endpoint.incarnation = i;
         }
+        let incarnation = endpoint.incarnation;
         let policy = Policy {
             submitters: options.submitters.clone(),
             graphs: GraphLimits {
@@ -223,6 +196,7 @@ impl Server {
             node,
             host,
             options,
+            incarnation,
             over: Arc::default(),
         })
     }
@@ -249,6 +223,11 @@ impl Server {
     /// `UNAVAILABLE` if it does not.
     pub fn local_addr(&self) -> Result<SocketAddr> {
         Ok(self.node.endpoint()?.local_addr())
+    }
+
+    /// Which run of the task this is.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// The variables, queues and the like that the task has.
@@ -281,6 +260,7 @@ impl Server {
             plans,
             steps: self.host.active_steps().len(),
             remote_steps,
+            begun: self.host.begun.load(Relaxed),
             connected: self.node.connected().into_iter().collect(),
             late: dropped.late.load(Relaxed),
             foreign: dropped.foreign.load(Relaxed),
@@ -291,6 +271,7 @@ impl Server {
                 .iter()
                 .map(|e| e.device().pool().stats().used)
                 .sum(),
+            devices: self.node.devices().into_iter().map(DeviceStatus::of).collect(),
         }
     }
 
@@ -351,6 +332,8 @@ pub struct ServerStatus {
     pub steps: usize,
     /// Of these, those that other processes began.
     pub remote_steps: usize,
+    /// Steps that have begun since the task started.
+    pub begun: u64,
     /// The tasks that are connected.
     pub connected: Vec<String>,
     /// Tensors that came for steps that were over.
@@ -361,228 +344,6 @@ pub struct ServerStatus {
     pub orphaned: u64,
     /// Bytes that tensors take.
     pub memory: usize,
-}
-
-/// Looking at a cluster, without a session.
-pub struct ClusterInfo {
-    node: Arc<Node>,
-    spec: ClusterSpec,
-    patience: Duration,
-}
-
-/// A task, as it answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskStatus {
-    /// Which task.
-    pub task: TaskName,
-    /// Where it is.
-    pub addr: String,
-    /// Which run of the task this is.
-    pub incarnation: u64,
-    /// The version of the program.
-    pub version: String,
-    /// Since when it runs.
-    pub uptime: Duration,
     /// Its devices.
     pub devices: Vec<DeviceStatus>,
-}
-
-/// A device of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceStatus {
-    /// The full name.
-    pub name: String,
-    /// The byte budget.
-    pub memory: u64,
-    /// The bytes that tensors take.
-    pub used: u64,
-    /// The threads that compute, shared by the devices of a task.
-    pub threads: u32,
-}
-
-/// A step in progress in a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepStatus {
-    /// Its number.
-    pub step: u64,
-    /// Since when.
-    pub age: Duration,
-    /// Nothing of it runs.
-    pub waiting: bool,
-    /// What it waits for.
-    pub waits_for: String,
-}
-
-/// The address in a target: `actorflow://host:port` or `host:port`.
-///
-/// # Errors
-/// `INVALID_ARGUMENT` for anything else.
-pub(crate) fn address_of(target: &str) -> Result<&str> {
-    let addr = target.strip_prefix("actorflow://").unwrap_or(target);
-    match addr.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && !addr.contains("//") && port.parse::<u16>().is_ok() => Ok(addr),
-        _ => Err(Error::invalid(format!(
-            "{target:?} is no target; write actorflow://host:port, the address of any task of the cluster"
-        ))),
-    }
-}
-
-/// A node for a client, the cluster as the task at `target` describes it, and which task that is.
-pub(crate) fn client_node(
-    target: &str,
-    options: &ConnectOptions,
-) -> Result<(Arc<Node>, ClusterSpec, Option<TaskName>)> {
-    let addr = address_of(target)?;
-    let loopback = addr.starts_with("127.") || addr.starts_with("localhost:") || addr.starts_with("[::1]");
-    let any: IpAddr = if loopback {
-        if addr.starts_with('[') {
-            Ipv6Addr::LOCALHOST.into()
-        } else {
-            Ipv4Addr::LOCALHOST.into()
-        }
-    } else if addr.starts_with('[') {
-        Ipv6Addr::UNSPECIFIED.into()
-    } else {
-        Ipv4Addr::UNSPECIFIED.into()
-    };
-    let bind = options.bind.unwrap_or_else(|| (any, 0).into());
-    let mut endpoint = EndpointOptions::new(bind, options.identity.clone());
-    endpoint.limits = options.limits;
-    endpoint.timing = options.timing;
-    let policy = Policy::of_client();
-    let node = Node::start(endpoint, None, ClusterSpec::new(), policy, options.connect_timeout)?;
-    let deadline = Instant::now() + options.connect_timeout;
-    let peer = node.endpoint()?.connect(addr, None, deadline);
-    let peer = peer.map_err(|e| e.context(format!("no task of a cluster answers at {addr}")))?;
-    let answer = peer.call(Message::new(DESCRIBE), deadline)?;
-    let d = header_of!(answer, Description)?;
-    let mut spec = ClusterSpec::new();
-    for (task, addr) in d.tasks.iter().zip(&d.addresses) {
-        let task: TaskName = task.parse()?;
-        spec = spec.with_task(&task.job, task.index, addr)?;
-    }
-    let home = match &peer.info().subject {
-        Subject::Task { job, index } => Some(TaskName::new(job, *index)?),
-        _ => None,
-    };
-    Ok((node, spec, home))
-}
-
-impl ClusterInfo {
-    /// Connects to the cluster that the task at `target` belongs to.
-    ///
-    /// # Errors
-    /// `UNAVAILABLE` if nobody answers there, `UNAUTHENTICATED` if it is another cluster's.
-    pub fn connect(target: &str, options: &ConnectOptions) -> Result<ClusterInfo> {
-        let (node, spec, _) = client_node(target, options)?;
-        Ok(ClusterInfo {
-            node,
-            spec,
-            patience: options.connect_timeout,
-        })
-    }
-
-    /// The cluster.
-    pub fn spec(&self) -> &ClusterSpec {
-        &self.spec
-    }
-
-    fn ask(&self, task: &TaskName, message: Message) -> Result<(u64, Message)> {
-        let addr = self.spec.address(task)?;
-        let link = self.node.link(task, addr)?;
-        ask(&link, message, Instant::now() + self.patience)
-    }
-
-    /// What a task is.
-    ///
-    /// # Errors
-    /// `UNAVAILABLE` if it does not answer.
-    pub fn task(&self, task: &TaskName) -> Result<TaskStatus> {
-        let (incarnation, answer) = self.ask(task, Message::new(DESCRIBE))?;
-        let d = header_of!(answer, Description)?;
-        Ok(TaskStatus {
-            task: task.clone(),
-            addr: self.spec.address(task)?.to_owned(),
-            incarnation,
-            version: d.version,
-            uptime: Duration::from_secs(d.uptime),
-            devices: d
-                .devices
-                .into_iter()
-                .map(|d| DeviceStatus {
-                    name: d.name,
-                    memory: d.memory,
-                    used: d.used,
-                    threads: d.threads,
-                })
-                .collect(),
-        })
-    }
-
-    /// The steps in progress in a task.
-    ///
-    /// # Errors
-    /// As [`task`](Self::task).
-    pub fn steps(&self, task: &TaskName) -> Result<Vec<StepStatus>> {
-        let (_, answer) = self.ask(task, Message::new(STEPS))?;
-        let steps = header_of!(answer, Steps)?.steps.into_iter().map(|s| StepStatus {
-            step: s.step,
-            age: Duration::from_micros(s.age_us),
-            waiting: s.waiting,
-            waits_for: s.waits_for,
-        });
-        Ok(steps.collect())
-    }
-
-    /// Ends a step in a task, and so the whole step.
-    ///
-    /// # Errors
-    /// `NOT_FOUND` if it is not in progress there.
-    pub fn cancel(&self, task: &TaskName, step: u64, why: &str) -> Result<()> {
-        let reason = Reason {
-            message: why.to_owned(),
-        };
-        self.ask(task, with_header!(CANCEL, step, &reason)?).map(drop)
-    }
-
-    /// Forgets the variables, queues and the like of some containers in every task; of all, if none is named
-    /// (`tf.Session.reset`).
-    ///
-    /// # Errors
-    /// The first task's that could not.
-    pub fn reset(&self, containers: &[&str]) -> Result<()> {
-        for (task, _) in self.spec.tasks() {
-            let names = containers.iter().map(|c| (*c).to_owned()).collect();
-            self.ask(&task, with_header!(RESET, 0, &Names { names })?)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for ClusterInfo {
-    fn drop(&mut self) {
-        self.node.close(Duration::from_millis(100));
-    }
-}
-
-/// Asks a task something and waits for the answer; also which run of the task answered.
-pub(crate) fn ask(link: &Arc<Link>, message: Message, deadline: Instant) -> Result<(u64, Message)> {
-    let (tx, rx) = std::sync::mpsc::sync_channel(1);
-    let answered = move |peer: Result<actorflow_transport::Peer>| match peer {
-        Ok(peer) => {
-            let incarnation = peer.info().incarnation;
-            let then = Box::new(move |answer: Result<Message>| {
-                // Whoever asked may have given up.
-                let _ = tx.send(answer.map(|a| (incarnation, a)));
-            });
-            peer.request(message, deadline, then);
-        }
-        Err(e) => {
-            let _ = tx.send(Err(e));
-        }
-    };
-    link.with_peer(deadline, Box::new(answered));
-    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
-    rx.recv_timeout(left)
-        .map_err(|_| Error::unavailable(format!("task {} at {} does not answer", link.task, link.addr)))?
 }

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use actorflow_core::files::FilePolicy;
 use actorflow_core::{Error, Result};
 use actorflow_kernels::ops::reader::source::{Format, Source};
 use bytes::Bytes;
@@ -124,7 +125,7 @@ impl RecordReader {
         let name = path
             .to_str()
             .ok_or_else(|| Error::invalid(format!("the name of the file {} is not UTF-8", path.display())))?;
-        let source = Source::open(Bytes::copy_from_slice(name.as_bytes()), &Format::Records(compression))?;
+        let source = Source::open(Bytes::copy_from_slice(name.as_bytes()), &Format::Records(compression), &FilePolicy::anything())?;
         Ok(RecordReader { source: Some(source) })
     }
 }

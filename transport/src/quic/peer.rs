@@ -134,7 +134,12 @@ impl Peer {
 
     /// Closes the connection, telling the peer why.
     pub fn close(&self, why: &str) {
-        self.link.wish(Wish::Close(Error::cancelled(why)));
+        self.give_up(Error::cancelled(why));
+    }
+
+    /// Closes the connection to a peer that somebody else knows to be gone; what is pending on it fails with `why`.
+    pub fn give_up(&self, why: Error) {
+        self.link.wish(Wish::Close(why));
     }
 }
 

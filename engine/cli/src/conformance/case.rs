@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actorflow::graphdef::import_graph;
 use actorflow::npy::read_npy_file;
+use actorflow::placement::Free;
 use actorflow::{Graph, Operation, Output, Passes, Session, SessionOptions, Tensor, gradients};
 use serde::Deserialize;
 
@@ -56,7 +57,7 @@ struct Gradients {
 }
 
 /// How cases are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The threads of the session.
     pub threads: usize,
@@ -64,7 +65,42 @@ pub struct Settings {
     pub passes: bool,
     /// A run that takes longer fails.
     pub timeout: Duration,
+    /// How many CPU devices the session has.
+    pub devices: usize,
+    /// Nodes that no constraint binds go to any device, by this seed.
+    pub scatter: Option<u64>,
 }
+
+impl Default for Settings {
+    /// Two threads, all passes, 18 s, one device.
+    fn default() -> Settings {
+        Settings {
+            threads: 2,
+            passes: true,
+            timeout: Duration::from_secs(18),
+            devices: 1,
+            scatter: None,
+        }
+    }
+}
+
+impl Settings {
+    /// The options of a session that runs cases this way.
+    pub fn session(&self) -> SessionOptions {
+        SessionOptions {
+            pin: false,
+            passes: if self.passes { Passes::ALL } else { Passes::NONE },
+            devices: self.devices,
+            free_nodes: self.scatter.map_or(Free::Default, Free::Scatter),
+            // Cases name devices that TensorFlow had.
+            soft_placement: self.devices > 1 || self.scatter.is_some(),
+            ..SessionOptions::with_threads(self.threads)
+        }
+    }
+}
+
+/// Where the sessions of cases run.
+pub type Sessions<'a> = dyn Fn(&Graph) -> actorflow::Result<Session> + 'a;
 
 /// Runs the case in the folder `dir`: its runs one after the other in one session, then its gradients.
 ///
@@ -73,18 +109,21 @@ pub struct Settings {
 /// # Errors
 /// What did not happen as expected, in one line.
 pub fn run_case(dir: &Path, settings: &Settings) -> Result<(), String> {
+    run_case_in(dir, settings, &|graph: &Graph| Session::with_options(graph, settings.session()))
+}
+
+/// As [`run_case`], in a session that `sessions` makes.
+///
+/// # Errors
+/// As [`run_case`].
+pub fn run_case_in(dir: &Path, settings: &Settings, sessions: &Sessions<'_>) -> Result<(), String> {
     let path = dir.join("case.json");
     let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let case: Case = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
     let path = dir.join("graph.pb");
     let bytes = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let graph = import_graph(bytes).map_err(|e| format!("import: {e}"))?.graph;
-    let options = SessionOptions {
-        pin: false,
-        passes: if settings.passes { Passes::ALL } else { Passes::NONE },
-        ..SessionOptions::with_threads(settings.threads)
-    };
-    let session = Session::with_options(&graph, options).map_err(|e| e.to_string())?;
+    let session = sessions(&graph).map_err(|e| e.to_string())?;
     let mut check = Check {
         dir,
         graph,

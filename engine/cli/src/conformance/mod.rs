@@ -1,11 +1,13 @@
 //! `actorflow conformance`: cases that TensorFlow has answered.
 //!
 //! A case is a folder with a graph, feeds and expected values; [`run_case`] runs one in this process. The command
-//! runs many, each in a child process (`pool`), so that a crash or a hang fails one case and no other.
+//! runs many, each in a child process (`pool`), so that a crash or a hang fails one case and no other. Children run cases in
+//! a session of their own, or on a cluster that each of them has (`stage`).
 
 mod case;
 mod compare;
 mod pool;
+mod stage;
 mod worker;
 
 use std::io::Write;
@@ -17,7 +19,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::glob::matches_any;
-pub use case::{Settings, run_case};
+pub use case::{Sessions, Settings, run_case, run_case_in};
 pub use compare::compare;
 use pool::Pool;
 pub use worker::{WorkerArgs, worker};
@@ -56,6 +58,22 @@ struct CaseOptions {
     /// A case that takes longer than this many seconds fails
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     timeout: u64,
+    /// How many CPU devices each session has
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    devices: u32,
+    /// Run the cases on a cluster: `local` starts one parameter server and two workers for each child process
+    #[arg(long, value_name = "WHICH")]
+    cluster: Option<Cluster>,
+    /// Put nodes on devices at random, by this seed
+    #[arg(long, value_name = "SEED")]
+    scatter: Option<u64>,
+}
+
+/// The clusters that cases can be run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Cluster {
+    /// Processes on this machine
+    Local,
 }
 
 impl CaseOptions {
@@ -74,6 +92,15 @@ impl CaseOptions {
         if self.no_passes {
             command.arg("--no-passes");
         }
+        if self.devices > 1 {
+            command.args(["--devices", &self.devices.to_string()]);
+        }
+        if self.cluster.is_some() {
+            command.args(["--cluster", "local"]);
+        }
+        if let Some(seed) = self.scatter {
+            command.args(["--scatter", &seed.to_string()]);
+        }
         Ok(command)
     }
 
@@ -83,6 +110,8 @@ impl CaseOptions {
             passes: !self.no_passes,
             // A run ends a little before its process is ended, so that it can say what it waits for.
             timeout: self.limit().mul_f64(0.9),
+            devices: self.devices as usize,
+            scatter: self.scatter,
         }
     }
 }

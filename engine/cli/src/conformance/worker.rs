@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::stage::Stage;
 use super::{CaseOptions, run_case};
 use crate::failure::{Failure, one_line};
 
@@ -49,11 +50,22 @@ pub struct WorkerArgs {
 /// If the parent cannot be understood or reached.
 pub fn worker(args: &WorkerArgs) -> Result<(), Failure> {
     let settings = args.options.settings();
+    let mut stage = None;
     for line in std::io::stdin().lock().lines() {
         let request: Request = serde_json::from_str(&line?)?;
-        std::env::set_current_dir(&request.scratch)?;
+        if args.options.cluster.is_some() {
+            if stage.is_none() {
+                stage = Some(Stage::new(&settings)?);
+            }
+        } else {
+            std::env::set_current_dir(&request.scratch)?;
+        }
+        let run = || match &stage {
+            Some(stage) => stage.run(&request.dir, &settings),
+            None => run_case(&request.dir, &settings),
+        };
         let start = Instant::now();
-        let (reason, last) = match catch_unwind(AssertUnwindSafe(|| run_case(&request.dir, &settings))) {
+        let (reason, last) = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(())) => (None, false),
             Ok(Err(reason)) => (Some(one_line(&reason)), false),
             Err(payload) => (Some(one_line(&format!("panicked: {}", text(&*payload)))), true),
