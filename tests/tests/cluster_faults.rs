@@ -33,13 +33,13 @@ fn adder() -> Adder {
     let value = {
         let _after = g.control_dependencies(std::slice::from_ref(&add));
         let _ps = g.device_scope("/job:ps");
-        g.op("ReadVariableOp").input(v.handle()).attr("dtype", DType::F32).output().unwrap()
+        g.op("ReadVariableOp")
+            .input(v.handle())
+            .attr("dtype", DType::F32)
+            .output()
+            .unwrap()
     };
-    Adder {
-        graph: g,
-        x,
-        value,
-    }
+    Adder { graph: g, x, value }
 }
 
 fn trained(weather: Weather) -> Tensor {

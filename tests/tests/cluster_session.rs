@@ -158,7 +158,9 @@ fn only_those_who_may_submit_graphs() {
     let subject = Subject::Client { name: "eve".into() };
     let mut eve = ConnectOptions::new(foreign.issue(subject, HOUR).unwrap());
     eve.connect_timeout = Duration::from_secs(3);
-    let e = Session::connect(&g, &c.servers[1].target(), &eve, options()).err().unwrap();
+    let e = Session::connect(&g, &c.servers[1].target(), &eve, options())
+        .err()
+        .unwrap();
     assert!(matches!(e.code(), Code::Unauthenticated | Code::Unavailable), "{e}");
 }
 

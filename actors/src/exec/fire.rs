@@ -10,10 +10,10 @@ use actorflow_core::actor::Claims;
 use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::{OpContext, Suspend};
 
+use super::launch::Job;
 use super::plan::{
     CLAIMS, DEREF, EMPTY, EXPENSIVE_NS, Edge, MEASURED, NO_NODE, Plan, PlanNode, SPECIAL, SUSPENDS, UNUSED_OUTPUTS,
 };
-use super::launch::Job;
 use super::run::Executor;
 use super::step::{Arrived, RUNNING, Scratch, Step};
 use super::wait::{Host, Ready, Spot};
@@ -324,7 +324,10 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
                 Err(e) => self.step.fail(self.plan.info[n as usize].blame(e)),
             },
             Arrived::Dead(Spot { node: n, .. }) => {
-                self.failed(n, Error::internal("a dead value arrived where there is no control flow"));
+                self.failed(
+                    n,
+                    Error::internal("a dead value arrived where there is no control flow"),
+                );
             }
             Arrived::Outputs(Spot { node: n, .. }, outputs) => {
                 let node = &self.plan.nodes[n as usize];

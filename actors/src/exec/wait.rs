@@ -14,8 +14,8 @@ use actorflow_core::kernel::{Kernel, OpContext, Resume, Suspend};
 use actorflow_core::resource::Variable;
 
 use super::flow::Iter;
-use super::plan::{CLAIMS, DEREF, Plan, PlanNode};
 use super::launch::Job;
+use super::plan::{CLAIMS, DEREF, Plan, PlanNode};
 use super::run::Executor;
 use super::step::{Arrived, NodeTrace, RUNNING, Step, WAITING};
 

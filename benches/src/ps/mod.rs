@@ -22,7 +22,14 @@ pub(crate) use task::{TaskArgs, run as run_task};
 
 /// Parameter servers and workers, as the peers are measured.
 const SIZES: [(usize, usize); 3] = [(1, 1), (1, 2), (2, 2)];
-const CASES: [&str; 6] = ["scalar", "dense_4", "dense_64", "dense_256", "sparse_1000000", "sparse_25000000"];
+const CASES: [&str; 6] = [
+    "scalar",
+    "dense_4",
+    "dense_64",
+    "dense_256",
+    "sparse_1000000",
+    "sparse_25000000",
+];
 const EMPTY: [usize; 5] = [1, 2, 4, 8, 16];
 
 /// A task in a process of its own, killed with this one.
@@ -166,7 +173,13 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
         }
         let per = measure(tasks, 1, "empty", m).map_err(|e| e.context(format!("ps_empty, {tasks} tasks")))?;
         let each: Vec<f64> = per[0].iter().map(|t| 1e6 / t).collect();
-        out.row("ps_empty", 2, &each, "us/step", &format!("a no-op on each of {tasks} task(s), and the worker"));
+        out.row(
+            "ps_empty",
+            2,
+            &each,
+            "us/step",
+            &format!("a no-op on each of {tasks} task(s), and the worker"),
+        );
     }
     Ok(())
 }

@@ -91,7 +91,9 @@ pub(crate) fn run(args: &TaskArgs, m: &Settings) -> Result<()> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     let n = ((m.window / once) as u64).max(1);
-    let rates: Vec<f64> = (0..m.samples).map(|_| Ok(n as f64 / timed(n)?)).collect::<Result<_>>()?;
+    let rates: Vec<f64> = (0..m.samples)
+        .map(|_| Ok(n as f64 / timed(n)?))
+        .collect::<Result<_>>()?;
     let text = serde_json::to_string(&rates).map_err(|e| Error::internal(e.to_string()))?;
     say(&format!("RATES {text}"))?;
     // The others are measured until they are done too.
@@ -123,7 +125,10 @@ fn build(g: &Graph, case: &str, nps: usize, me: &str) -> Result<Operation> {
         }
         let value = if let Some(rows) = of("sparse_") {
             let rows = rows / nps;
-            let table = on_ps(&|| g.get_variable(&format!("t{p}"), [rows, 20], Zeros).map(|v| v.value().clone()))?;
+            let table = on_ps(&|| {
+                g.get_variable(&format!("t{p}"), [rows, 20], Zeros)
+                    .map(|v| v.value().clone())
+            })?;
             let ids = {
                 let _scope = g.device_scope(me);
                 let shape = g.constant([(32 / nps) as i32])?;
@@ -143,7 +148,10 @@ fn build(g: &Graph, case: &str, nps: usize, me: &str) -> Result<Operation> {
         } else {
             let n = of("dense_").map(|mib| mib * (1 << 18) / nps);
             let shape: Vec<usize> = n.into_iter().collect();
-            on_ps(&|| g.get_variable(&format!("v{p}"), &shape[..], Zeros).map(|v| v.value().clone()))?
+            on_ps(&|| {
+                g.get_variable(&format!("v{p}"), &shape[..], Zeros)
+                    .map(|v| v.value().clone())
+            })?
         };
         let _scope = g.device_scope(me);
         done.push(g.op("Identity").input(&value).attr("T", DType::F32).finish()?);

@@ -48,7 +48,10 @@ pub(crate) fn caller(dir: Option<&Path>) -> Result<Identity> {
     let mut found: Vec<PathBuf> = entries
         .map(|e| e.path())
         .filter(|p| {
-            let name = p.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = p
+                .file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default();
             (name.starts_with("client-") || name.starts_with("chief-")) && p.is_dir()
         })
         .collect();

@@ -14,13 +14,15 @@ use crate::failure::Failure;
 /// What the system says.
 pub(crate) fn on_end<T: Send + 'static>(told: Sender<T>, of: fn(&'static str) -> T) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    std::thread::Builder::new().name("actorflow-signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-            if told.send(of(name)).is_err() {
-                break;
+    std::thread::Builder::new()
+        .name("actorflow-signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+                if told.send(of(name)).is_err() {
+                    break;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(())
 }

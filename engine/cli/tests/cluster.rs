@@ -114,7 +114,11 @@ fn text(path: &Path) -> &str {
 }
 
 fn free_addr() -> String {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string()
 }
 
 /// A linear model: the variable on the parameter server, the rest on a worker.
@@ -137,7 +141,13 @@ impl Model {
         let _worker = g.device_scope("/job:worker/task:1");
         let x = g.placeholder("x", DType::F32, [None, Some(2)]).unwrap();
         let y = g.placeholder("y", DType::F32, [None, Some(1)]).unwrap();
-        let loss = x.matmul(&w).unwrap().squared_difference(&y).unwrap().mean(&[], false).unwrap();
+        let loss = x
+            .matmul(&w)
+            .unwrap()
+            .squared_difference(&y)
+            .unwrap()
+            .mean(&[], false)
+            .unwrap();
         let train = Optimizer::from(GradientDescent::new(0.2)).minimize(&loss).unwrap();
         let init = g.global_variables_initializer().unwrap();
         Model {
@@ -157,7 +167,12 @@ impl Model {
 
     fn step(&self, session: &Session) -> actorflow::Result<f32> {
         let (x, y) = (Tensor::from([[1f32, 0.0], [0.0, 1.0]]), Tensor::from([[3f32], [-1.0]]));
-        let run = session.runner().feed(&self.x, &x).feed(&self.y, &y).fetch(&self.loss).target(&self.train);
+        let run = session
+            .runner()
+            .feed(&self.x, &x)
+            .feed(&self.y, &y)
+            .fetch(&self.loss)
+            .target(&self.train);
         run.run()?[0].to_scalar::<f32>()
     }
 
@@ -173,12 +188,28 @@ impl Model {
 
 #[test]
 fn a_local_cluster_trains_and_leaves_no_process_when_it_is_interrupted() {
-    let cluster = Running::start(&["cluster", "local", "--ps", "1", "--workers", "2", "--threads", "1", "--json"]);
+    let cluster = Running::start(&[
+        "cluster",
+        "local",
+        "--ps",
+        "1",
+        "--workers",
+        "2",
+        "--threads",
+        "1",
+        "--json",
+    ]);
     let all: Value = serde_json::from_str(&cluster.line("{")).unwrap();
     let tasks = all["tasks"].as_array().unwrap();
-    let pids: Vec<u32> = tasks.iter().map(|t| u32::try_from(t["pid"].as_u64().unwrap()).unwrap()).collect();
+    let pids: Vec<u32> = tasks
+        .iter()
+        .map(|t| u32::try_from(t["pid"].as_u64().unwrap()).unwrap())
+        .collect();
     assert_eq!(pids.len(), 3);
-    let (target, identity) = (all["target"].as_str().unwrap(), Path::new(all["identity"].as_str().unwrap()));
+    let (target, identity) = (
+        all["target"].as_str().unwrap(),
+        Path::new(all["identity"].as_str().unwrap()),
+    );
     let model = Model::new();
     let session = model.session(target, identity);
     let (first, last) = model.train(&session);
@@ -188,7 +219,12 @@ fn a_local_cluster_trains_and_leaves_no_process_when_it_is_interrupted() {
     let addr = target.trim_start_matches("actorflow://");
     let ran = run(["cluster", "status", addr, "--identity", text(identity)]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(["/job:ps/task:0", "/job:worker/task:1", "STATE"].iter().all(|p| ran.stdout.contains(p)), "{ran:?}");
+    assert!(
+        ["/job:ps/task:0", "/job:worker/task:1", "STATE"]
+            .iter()
+            .all(|p| ran.stdout.contains(p)),
+        "{ran:?}"
+    );
     let ran = run(["cluster", "devices", addr, "--identity", text(identity), "--json"]);
     let devices: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(devices["devices"].as_array().unwrap().len(), 3, "{ran:?}");
@@ -210,10 +246,23 @@ fn a_local_cluster_trains_and_leaves_no_process_when_it_is_interrupted() {
 
 #[test]
 fn tasks_end_when_their_supervisor_is_killed() {
-    let cluster = Running::start(&["cluster", "local", "--ps", "1", "--workers", "1", "--threads", "1", "--json"]);
+    let cluster = Running::start(&[
+        "cluster",
+        "local",
+        "--ps",
+        "1",
+        "--workers",
+        "1",
+        "--threads",
+        "1",
+        "--json",
+    ]);
     let all: Value = serde_json::from_str(&cluster.line("{")).unwrap();
     let tasks = all["tasks"].as_array().unwrap();
-    let pids: Vec<u32> = tasks.iter().map(|t| u32::try_from(t["pid"].as_u64().unwrap()).unwrap()).collect();
+    let pids: Vec<u32> = tasks
+        .iter()
+        .map(|t| u32::try_from(t["pid"].as_u64().unwrap()).unwrap())
+        .collect();
     drop(cluster);
     for n in pids {
         assert!(gone(n), "process {n} is left");
@@ -248,9 +297,14 @@ fn a_task_that_dies_fails_steps_with_its_name_and_comes_back_as_another_run() {
     assert!(restarted_meanwhile || e.code() == Code::Unavailable, "{e}");
     assert!(e.to_string().contains("/job:ps/task:0"), "{e}");
 
-    cluster.await_run_after(&ps, before.incarnation.unwrap(), later()).unwrap();
+    cluster
+        .await_run_after(&ps, before.incarnation.unwrap(), later())
+        .unwrap();
     let after = cluster.task(&ps).unwrap();
-    assert!(after.incarnation > before.incarnation && after.pid != before.pid, "{before:?} then {after:?}");
+    assert!(
+        after.incarnation > before.incarnation && after.pid != before.pid,
+        "{before:?} then {after:?}"
+    );
     assert_eq!(after.restarts, 1);
     let (first, last) = model.train(&session);
     assert!(last < first / 100.0, "{first} then {last}");
@@ -269,17 +323,30 @@ fn a_client_that_waits_for_a_dead_task_is_told_before_the_silence_would_tell() {
     let g = Graph::new();
     let never = {
         let _ps = g.device_scope("/job:ps/task:0");
-        let queue = g.op("FIFOQueueV2").attr("component_types", vec![DType::F32]).output().unwrap();
+        let queue = g
+            .op("FIFOQueueV2")
+            .attr("component_types", vec![DType::F32])
+            .output()
+            .unwrap();
         let ty = vec![DType::F32];
-        g.op("QueueDequeueV2").input(&queue).attr("component_types", ty).output().unwrap()
+        g.op("QueueDequeueV2")
+            .input(&queue)
+            .attr("component_types", ty)
+            .output()
+            .unwrap()
     };
     let mut client = cluster.connect_options().unwrap();
     // Without the announcement, it would take this long.
     client.timing.idle = LONG * 10;
-    let session = Session::connect(&g, &cluster.target(), &client, SessionOptions {
-        stall_timeout: LONG * 10,
-        ..SessionOptions::with_threads(1)
-    });
+    let session = Session::connect(
+        &g,
+        &cluster.target(),
+        &client,
+        SessionOptions {
+            stall_timeout: LONG * 10,
+            ..SessionOptions::with_threads(1)
+        },
+    );
     let session = session.unwrap();
     let ps = TaskName::new("ps", 0).unwrap();
     std::thread::scope(|scope| {
@@ -309,7 +376,19 @@ fn machines_join_by_a_token_and_are_taken_back() {
     let service = Running::start(&["cluster", "serve", "--authority", text(&ca), "--bind", "127.0.0.1:0"]);
     let ready = service.line("ready authority of demo at ");
     let addr = ready.rsplit_once(' ').unwrap().1.to_owned();
-    let ask = ["cluster", "token", "--authority", text(&ca), "--job", "worker", "--task", "1", "--addr", &addr, "--json"];
+    let ask = [
+        "cluster",
+        "token",
+        "--authority",
+        text(&ca),
+        "--job",
+        "worker",
+        "--task",
+        "1",
+        "--addr",
+        &addr,
+        "--json",
+    ];
     let ran = run(ask);
     let token: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(token["subject"], "task/worker/1", "{ran:?}");
@@ -332,17 +411,26 @@ fn machines_join_by_a_token_and_are_taken_back() {
     let joined = join();
     assert!(joined.status.success(), "{joined:?}");
     let identity = Identity::load(&home).unwrap();
-    assert_eq!((identity.subject().to_string().as_str(), identity.cluster()), ("task/worker/1", "demo"));
+    assert_eq!(
+        (identity.subject().to_string().as_str(), identity.cluster()),
+        ("task/worker/1", "demo")
+    );
     let twice = join();
     assert_eq!(twice.status.code(), Some(1), "the token is used up: {twice:?}");
-    assert!(!String::from_utf8_lossy(&twice.stderr).contains(secret), "an error does not repeat the secret");
+    assert!(
+        !String::from_utf8_lossy(&twice.stderr).contains(secret),
+        "an error does not repeat the secret"
+    );
 
     let ran = run(["cluster", "revoke", "--authority", text(&ca), "task/worker/1"]);
     assert!(ran.stdout.contains(identity.serial()), "{ran:?}");
     let ran = run(["cluster", "audit", "--authority", text(&ca)]);
     let events: Vec<Value> = ran.stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let happened = |event: &str, outcome: &str| events.iter().any(|e| e["event"] == event && e["outcome"] == outcome);
-    assert!(happened("join", "done") && happened("join", "refused") && happened("revoke", "done"), "{ran:?}");
+    assert!(
+        happened("join", "done") && happened("join", "refused") && happened("revoke", "done"),
+        "{ran:?}"
+    );
     assert!(!ran.stdout.contains(secret));
     service.signal(rustix::process::Signal::TERM);
     assert_eq!(service.end(), 0);
@@ -372,7 +460,10 @@ fn a_daemon_that_hosts_the_authority_serves_probes_and_ends_in_order() {
     let daemon = Running::start(&["daemon", "--config", text(&config)]);
     let page = daemon.line("metrics ").split_once(' ').unwrap().1.to_owned();
     let ready = daemon.line("ready ");
-    assert!(ready.starts_with(&format!("ready /job:ps/task:0 at {addr} incarnation ")), "{ready}");
+    assert!(
+        ready.starts_with(&format!("ready /job:ps/task:0 at {addr} incarnation ")),
+        "{ready}"
+    );
     assert_eq!(Identity::load(&me).unwrap().subject().to_string(), "task/ps/0");
     assert!(get(&page, "/healthz").starts_with("HTTP/1.1 200 "));
     assert!(get(&page, "/readyz").starts_with("HTTP/1.1 200 "));
@@ -395,29 +486,63 @@ fn a_wrong_use_is_one_line_and_names_the_cure() {
     let cluster = r#"{"ps": ["127.0.0.1:1"]}"#;
     let cases: &[(&[&str], i32, &[&str])] = &[
         (&["daemon"], 2, &["--cluster", "TF_CONFIG"]),
-        (&["daemon", "--cluster", cluster, "--job", "worker"], 2, &["no task /job:worker/task:0"]),
-        (&["daemon", "--cluster", cluster, "--job", "ps", "--metrics", "0.0.0.0:1"], 2, &["--metrics-anywhere"]),
+        (
+            &["daemon", "--cluster", cluster, "--job", "worker"],
+            2,
+            &["no task /job:worker/task:0"],
+        ),
+        (
+            &["daemon", "--cluster", cluster, "--job", "ps", "--metrics", "0.0.0.0:1"],
+            2,
+            &["--metrics-anywhere"],
+        ),
         (
             &["daemon", "--cluster", cluster, "--job", "ps", "--identity", none],
             1,
             &["no identity", "cluster token --job ps --task 0"],
         ),
-        (&["cluster", "status", "127.0.0.1:1", "--identity", none], 1, &["no identity in"]),
-        (&["cluster", "token", "--authority", none, "--job", "ps"], 1, &["cluster init"]),
+        (
+            &["cluster", "status", "127.0.0.1:1", "--identity", none],
+            1,
+            &["no identity in"],
+        ),
+        (
+            &["cluster", "token", "--authority", none, "--job", "ps"],
+            1,
+            &["cluster init"],
+        ),
         (&["cluster", "local", "--memory", "much"], 2, &["--memory", "512MiB"]),
         (&["cluster", "local", "--ps", "0", "--workers", "0"], 1, &["1 to 1024"]),
         (
-            &["cluster", "join", "--addr", "x:1", "--ca-hash", "sha256:0", "--as", "task/ps/0", "--token-env", "NO_SUCH"],
+            &[
+                "cluster",
+                "join",
+                "--addr",
+                "x:1",
+                "--ca-hash",
+                "sha256:0",
+                "--as",
+                "task/ps/0",
+                "--token-env",
+                "NO_SUCH",
+            ],
             1,
             &["NO_SUCH"],
         ),
     ];
     for (args, code, parts) in cases {
-        let ran = Command::new(ACTORFLOW).args(*args).env_remove("TF_CONFIG").output().unwrap();
+        let ran = Command::new(ACTORFLOW)
+            .args(*args)
+            .env_remove("TF_CONFIG")
+            .output()
+            .unwrap();
         let stderr = String::from_utf8_lossy(&ran.stderr);
         assert_eq!(ran.status.code(), Some(*code), "{args:?}: {stderr}");
         let error = stderr.lines().last().unwrap_or_default();
-        assert!(error.starts_with("error: ") && parts.iter().all(|p| error.contains(p)), "{args:?}: {stderr}");
+        assert!(
+            error.starts_with("error: ") && parts.iter().all(|p| error.contains(p)),
+            "{args:?}: {stderr}"
+        );
     }
 }
 

@@ -75,7 +75,13 @@ impl Devices {
     fn add_host(&mut self, host: Arc<Host>) -> Result<()> {
         for (i, e) in host.executors().iter().enumerate() {
             let device = e.device();
-            self.add(device.name(), i, device.pool().stats().budget, device.parallel().threads(), 0)?;
+            self.add(
+                device.name(),
+                i,
+                device.pool().stats().budget,
+                device.parallel().threads(),
+                0,
+            )?;
         }
         self.processes.push(Process::Here(host));
         Ok(())
@@ -126,7 +132,10 @@ impl Devices {
             addr: addr.to_owned(),
         };
         let mine = me.as_ref().map(|(t, _)| t.clone());
-        let known = mine.as_ref().and_then(|t| spec.tasks().find(|(of, _)| of == t)).map(wire);
+        let known = mine
+            .as_ref()
+            .and_then(|t| spec.tasks().find(|(of, _)| of == t))
+            .map(wire);
         let mut d = Devices::empty(known, Some(node.clone()));
         let mut others = Vec::new();
         for (task, addr) in spec.tasks() {

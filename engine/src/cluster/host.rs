@@ -49,7 +49,10 @@ impl SharePlan {
             return e;
         }
         let awaited = table.awaited(8);
-        let missing: Vec<&str> = awaited.iter().filter_map(|i| Some(self.edge_names.get(*i as usize)?.as_str())).collect();
+        let missing: Vec<&str> = awaited
+            .iter()
+            .filter_map(|i| Some(self.edge_names.get(*i as usize)?.as_str()))
+            .collect();
         if missing.is_empty() {
             return e;
         }

@@ -102,7 +102,11 @@ impl Outlet for Link {
         let peer = self.live().or_else(|| {
             // Two tasks share whatever connection there is between them, whoever made it.
             let subject = self.subject();
-            let found = self.endpoint.peers().into_iter().find(|p| p.info().subject == subject && p.is_alive())?;
+            let found = self
+                .endpoint
+                .peers()
+                .into_iter()
+                .find(|p| p.info().subject == subject && p.is_alive())?;
             *self.peer.lock() = Some(found.clone());
             Some(found)
         });
@@ -185,7 +189,11 @@ impl RemoteShare {
                 Err(e) => then(Err(share.named(e))),
             }
         };
-        peer.request(message, deadline.unwrap_or_else(|| Instant::now() + LONG), Box::new(answered));
+        peer.request(
+            message,
+            deadline.unwrap_or_else(|| Instant::now() + LONG),
+            Box::new(answered),
+        );
     }
 
     fn run_registered(

@@ -360,7 +360,10 @@ impl Master {
                     })
                 }
             };
-            routes.push(WireRoute { kind, task: task as u32 });
+            routes.push(WireRoute {
+                kind,
+                task: task as u32,
+            });
         }
         let parts = parts
             .iter()
@@ -393,7 +396,13 @@ impl Master {
         }
         let takers = plan.shares.iter().map(|s| s.taker.clone()).collect();
         let given = plan.passed.iter().map(|(fetch, feed)| (*fetch, feeds[*feed].clone()));
-        Ok(DistRun::new(self.steps.fetch_add(1, Relaxed), takers, plan.fetches, given, then))
+        Ok(DistRun::new(
+            self.steps.fetch_add(1, Relaxed),
+            takers,
+            plan.fetches,
+            given,
+            then,
+        ))
     }
 
     fn start_remote(plan: &Arc<DistPlan>, run: &Arc<DistRun>, feeds: &[Tensor], deadline: Option<Instant>) {
@@ -411,7 +420,12 @@ impl Master {
     ///
     /// # Errors
     /// The step's first error.
-    pub(crate) fn run(&self, plan: &Arc<DistPlan>, feeds: Vec<Tensor>, options: DistOptions<'_>) -> Result<Vec<Tensor>> {
+    pub(crate) fn run(
+        &self,
+        plan: &Arc<DistPlan>,
+        feeds: Vec<Tensor>,
+        options: DistOptions<'_>,
+    ) -> Result<Vec<Tensor>> {
         if let Some(c) = options.cancel {
             c.check()?;
         }

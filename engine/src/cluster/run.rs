@@ -143,7 +143,10 @@ impl DistRun {
                 }
             }
         };
-        if self.cancel.cancel(Error::cancelled(format!("another part of the step failed: {e}")).derived()) {
+        if self
+            .cancel
+            .cancel(Error::cancelled(format!("another part of the step failed: {e}")).derived())
+        {
             for t in tell {
                 t.abort(self.step, &e);
             }

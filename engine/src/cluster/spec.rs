@@ -53,7 +53,10 @@ impl ClusterSpec {
     pub fn with_task(mut self, job: &str, index: u32, addr: &str) -> Result<ClusterSpec> {
         TaskName::new(job, index)?;
         check_addr(job, index, addr)?;
-        self.jobs.entry(job.to_owned()).or_default().insert(index, addr.to_owned());
+        self.jobs
+            .entry(job.to_owned())
+            .or_default()
+            .insert(index, addr.to_owned());
         Ok(self)
     }
 
@@ -129,11 +132,15 @@ impl ClusterSpec {
     /// `NOT_FOUND` if it is not set, `INVALID_ARGUMENT` if it names no task or is no such JSON.
     pub fn from_env() -> Result<(ClusterSpec, TaskName)> {
         let text = std::env::var(TF_CONFIG).map_err(|_| {
-            Error::not_found(format!("the environment variable {TF_CONFIG} is not set; it describes the cluster"))
+            Error::not_found(format!(
+                "the environment variable {TF_CONFIG} is not set; it describes the cluster"
+            ))
         })?;
         let (spec, task) = Self::with_task_of(&text).map_err(|e| e.context(TF_CONFIG))?;
         let task = task.ok_or_else(|| {
-            Error::invalid(format!("{TF_CONFIG} says nothing of \"task\", such as {{\"type\": \"worker\", \"index\": 0}}"))
+            Error::invalid(format!(
+                "{TF_CONFIG} says nothing of \"task\", such as {{\"type\": \"worker\", \"index\": 0}}"
+            ))
         })?;
         Ok((spec, task))
     }
@@ -215,12 +222,22 @@ mod tests {
     fn tensorflows_variable_names_the_task_too() {
         let text = r#"{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}, "environment": "cloud"}"#;
         let (spec, task) = ClusterSpec::with_task_of(text).unwrap();
-        assert_eq!((spec.num_tasks("ps"), task.unwrap().to_string().as_str()), (1, "/job:ps/task:0"));
+        assert_eq!(
+            (spec.num_tasks("ps"), task.unwrap().to_string().as_str()),
+            (1, "/job:ps/task:0")
+        );
     }
 
     #[test]
     fn what_is_no_cluster_is_refused() {
-        for text in ["", "[]", r#"{"ps": [1]}"#, r#"{"ps": ["a"]}"#, r#"{"ps": ["a:x"]}"#, r#"{"p s": ["a:1"]}"#] {
+        for text in [
+            "",
+            "[]",
+            r#"{"ps": [1]}"#,
+            r#"{"ps": ["a"]}"#,
+            r#"{"ps": ["a:x"]}"#,
+            r#"{"p s": ["a:1"]}"#,
+        ] {
             assert!(ClusterSpec::from_json(text).is_err(), "{text}");
         }
     }

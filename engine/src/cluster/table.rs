@@ -222,7 +222,11 @@ mod tests {
 
     fn table() -> Arc<StepTable> {
         let t = StepTable::new(7);
-        t.open(&Arc::from([Some(Route::Here), None, Some(Route::From("/job:ps/task:0".into()))]));
+        t.open(&Arc::from([
+            Some(Route::Here),
+            None,
+            Some(Route::From("/job:ps/task:0".into())),
+        ]));
         t
     }
 

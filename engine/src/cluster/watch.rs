@@ -135,7 +135,8 @@ impl Watch {
         };
         let refused = |e: &dyn std::fmt::Display| Error::internal(format!("steps cannot be watched: {e}"));
         let addr = self.host.start(looker).map_err(|e| refused(&e))?;
-        addr.try_send(Begin).map_err(|_| refused(&"the actor takes no message"))?;
+        addr.try_send(Begin)
+            .map_err(|_| refused(&"the actor takes no message"))?;
         *actor = Some(addr);
         Ok(())
     }

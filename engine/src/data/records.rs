@@ -125,7 +125,11 @@ impl RecordReader {
         let name = path
             .to_str()
             .ok_or_else(|| Error::invalid(format!("the name of the file {} is not UTF-8", path.display())))?;
-        let source = Source::open(Bytes::copy_from_slice(name.as_bytes()), &Format::Records(compression), &FilePolicy::anything())?;
+        let source = Source::open(
+            Bytes::copy_from_slice(name.as_bytes()),
+            &Format::Records(compression),
+            &FilePolicy::anything(),
+        )?;
         Ok(RecordReader { source: Some(source) })
     }
 }

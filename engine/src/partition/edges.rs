@@ -218,7 +218,15 @@ impl Cutter<'_> {
         let source = Source::Node { node: from, output };
         let (source, wire) = match lossy {
             true => (
-                self.cast(source, DType::F32, DType::BF16, &shape, format!("{name}/_narrow"), there, frame)?,
+                self.cast(
+                    source,
+                    DType::F32,
+                    DType::BF16,
+                    &shape,
+                    format!("{name}/_narrow"),
+                    there,
+                    frame,
+                )?,
                 DType::BF16,
             ),
             false => (source, dtype),
@@ -269,7 +277,15 @@ impl Cutter<'_> {
             return Ok(recv);
         }
         let source = Source::Node { node: recv, output: 0 };
-        match self.cast(source, DType::BF16, DType::F32, &shape, format!("{name}/_widen{edge}"), device, frame)? {
+        match self.cast(
+            source,
+            DType::BF16,
+            DType::F32,
+            &shape,
+            format!("{name}/_widen{edge}"),
+            device,
+            frame,
+        )? {
             Source::Node { node, .. } => Ok(node),
             Source::Feed(_) => Err(Error::internal("a cast is a node")),
         }

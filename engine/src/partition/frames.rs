@@ -55,7 +55,10 @@ pub(super) fn settle(ir: &mut Ir) {
             continue;
         }
         for from in n.producers() {
-            if ir.node(from).is_some_and(|f| (is_enter(f) || is_next(f)) && f.device != n.device) {
+            if ir
+                .node(from)
+                .is_some_and(|f| (is_enter(f) || is_next(f)) && f.device != n.device)
+            {
                 moves.push((from, n.device));
             }
         }

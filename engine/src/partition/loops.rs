@@ -115,7 +115,9 @@ fn add_one(ir: &mut Ir, frames: &mut Frames, triggers: &Triggers, f: usize, devi
     let around = match parent {
         OUTSIDE => Vec::new(),
         _ => vec![triggers.get(&(parent, device)).copied().ok_or_else(|| {
-            Error::internal(format!("the loop around {name:?} has no control loop on device {device}"))
+            Error::internal(format!(
+                "the loop around {name:?} has no control loop on device {device}"
+            ))
         })?],
     };
     let start = ir.add(token(named("start"), device, around)?);

@@ -88,7 +88,11 @@ fn gradients_of_a_loop_cross_devices() {
     let n = g.placeholder("n", DType::I32, [] as [Option<usize>; 0]).unwrap();
     let rate = g.placeholder("rate", DType::F32, [] as [Option<usize>; 0]).unwrap();
     let out = scattered_loop(&g, &n, &rate).unwrap();
-    let grad = gradients(&[out], &[rate.clone()]).unwrap()[0].clone().unwrap().to_dense().unwrap();
+    let grad = gradients(&[out], &[rate.clone()]).unwrap()[0]
+        .clone()
+        .unwrap()
+        .to_dense()
+        .unwrap();
     let got = run(&g, &[(&n, Tensor::scalar(5)), (&rate, Tensor::scalar(1.5f32))], &grad);
     let want = 5.0 * 1.5f32.powi(4);
     assert!((got.to_scalar::<f32>().unwrap() - want).abs() < 1e-3, "{got} {want}");
@@ -132,15 +136,24 @@ fn what_is_on_a_branch_that_is_not_taken_arrives_dead() {
         || on(&g, 2, || Ok(vec![on(&g, 1, || x.negated())?.negated()?])),
     )
     .unwrap();
-    assert_eq!(run(&g, &[(&p, Tensor::scalar(true))], &out[0]), Tensor::from([1f32, 16.0]));
-    assert_eq!(run(&g, &[(&p, Tensor::scalar(false))], &out[0]), Tensor::from([1f32, 2.0]));
+    assert_eq!(
+        run(&g, &[(&p, Tensor::scalar(true))], &out[0]),
+        Tensor::from([1f32, 16.0])
+    );
+    assert_eq!(
+        run(&g, &[(&p, Tensor::scalar(false))], &out[0]),
+        Tensor::from([1f32, 2.0])
+    );
 }
 
 #[test]
 fn an_error_on_one_device_ends_the_step_on_all() {
     let g = Graph::new();
     let x = g.placeholder("x", DType::F32, PartialShape::UNKNOWN).unwrap();
-    let bad = on(&g, 1, || g.op("CheckNumerics").input(&x).attr("message", "seen").output()).unwrap();
+    let bad = on(&g, 1, || {
+        g.op("CheckNumerics").input(&x).attr("message", "seen").output()
+    })
+    .unwrap();
     let out = on(&g, 2, || bad.square()).unwrap();
     let s = session(&g, 3);
     let e = s.run(&[(&x, Tensor::from([f32::NAN]))], &[&out]).unwrap_err();
@@ -158,7 +171,10 @@ fn asynchronous_runs_and_deadlines_work_over_devices() {
     let y = on(&g, 2, || x.square()).unwrap();
     let queue = on(&g, 1, || {
         let q = g.op("FIFOQueueV2").attr("component_types", vec![DType::F32]).output()?;
-        g.op("QueueDequeueV2").input(&q).attr("component_types", vec![DType::F32]).output()
+        g.op("QueueDequeueV2")
+            .input(&q)
+            .attr("component_types", vec![DType::F32])
+            .output()
     })
     .unwrap();
     let never = on(&g, 2, || &queue + &x).unwrap();

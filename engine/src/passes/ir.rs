@@ -379,8 +379,10 @@ impl Ir {
     /// The nodes with every node behind those it depends on. Loops are cut where they jump back; nodes of other
     /// cycles, which no plan accepts, are left out.
     pub fn order(&self) -> Vec<usize> {
-        let jumps_back =
-            |i: usize| self.node(i).is_some_and(|n| matches!(n.def.name(), "NextIteration" | "RefNextIteration"));
+        let jumps_back = |i: usize| {
+            self.node(i)
+                .is_some_and(|n| matches!(n.def.name(), "NextIteration" | "RefNextIteration"))
+        };
         let mut users: Vec<Vec<usize>> = vec![Vec::new(); self.nodes.len()];
         let mut waiting = vec![0usize; self.nodes.len()];
         for (i, n) in self.nodes.iter().enumerate() {

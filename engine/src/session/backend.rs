@@ -127,7 +127,9 @@ impl Backend {
         let (resources, device): (Arc<ResourceManager>, Arc<dyn Device>) = match devices.host() {
             Some(host) => (
                 host.resources().clone(),
-                host.executors().first().map_or_else(|| Arc::new(HostDevice::default()) as _, |e| e.device().clone()),
+                host.executors()
+                    .first()
+                    .map_or_else(|| Arc::new(HostDevice::default()) as _, |e| e.device().clone()),
             ),
             None => (
                 ResourceManager::new(actorflow_actors::turn::TurnMailbox::factory()),

@@ -305,7 +305,10 @@ impl Session {
             }
         }
         let graph = &self.0.graph;
-        let plan = self.0.backend.plan(graph, &key.feeds, &key.fetches, &key.targets, self.0.options.passes)?;
+        let plan = self
+            .0
+            .backend
+            .plan(graph, &key.feeds, &key.fetches, &key.targets, self.0.options.passes)?;
         let mut cache = self.0.cache.lock();
         if cache.plans.len() >= self.0.options.plan_cache.max(1) {
             let oldest = cache

@@ -101,7 +101,9 @@ impl Relay {
         let pilot = std::thread::spawn(move || {
             let mut air: BinaryHeap<Flight> = BinaryHeap::new();
             while !of_pilot.over.load(Relaxed) {
-                let wait = air.peek().map_or(PATIENCE, |f| f.at.saturating_duration_since(Instant::now()));
+                let wait = air
+                    .peek()
+                    .map_or(PATIENCE, |f| f.at.saturating_duration_since(Instant::now()));
                 match flights.recv_timeout(wait.min(PATIENCE)) {
                     Ok(f) => air.push(f),
                     Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -120,7 +122,9 @@ impl Relay {
             let mut bytes = vec![0; 65536];
             std::thread::scope(|scope| {
                 while !of_door.over.load(Relaxed) {
-                    let Ok((n, from)) = front.recv_from(&mut bytes) else { continue };
+                    let Ok((n, from)) = front.recv_from(&mut bytes) else {
+                        continue;
+                    };
                     let back = backs.lock().unwrap().get(&from).cloned();
                     let back = back.unwrap_or_else(|| {
                         let back = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -130,7 +134,9 @@ impl Relay {
                         scope.spawn(move || {
                             let mut bytes = vec![0; 65536];
                             while !gates.over.load(Relaxed) {
-                                let Ok((n, _)) = back_again.recv_from(&mut bytes) else { continue };
+                                let Ok((n, _)) = back_again.recv_from(&mut bytes) else {
+                                    continue;
+                                };
                                 if !gates.outward.load(Relaxed) {
                                     depart(gates, front, from, &bytes[..n]);
                                 }

@@ -9,8 +9,8 @@ use actorflow_core::Tensor;
 use actorflow_core::error::Error;
 use actorflow_core::kernel::{OpContext, Suspend};
 
-use super::super::plan::{CLAIMS, DEREF, EXPENSIVE_NS, MEASURED, NO_NODE, SUSPENDS, UNUSED_OUTPUTS};
 use super::super::launch::Job;
+use super::super::plan::{CLAIMS, DEREF, EXPENSIVE_NS, MEASURED, NO_NODE, SUSPENDS, UNUSED_OUTPUTS};
 use super::super::step::{Arrived, RUNNING, Scratch};
 use super::super::wait::{Host, Ready, Spot};
 use super::layout::{Flow, FlowEdge, FlowNode, INDEXED, Kind, LAST, TO_MERGE};

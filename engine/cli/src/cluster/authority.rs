@@ -64,12 +64,20 @@ pub(super) fn init(args: &InitArgs) -> Result<(), Failure> {
     }
     let dir = dir.display();
     let mut out = std::io::stdout().lock();
-    writeln!(out, "cluster {} has its authority in {dir} (CA {})", authority.cluster(), authority.ca_hash())?;
+    writeln!(
+        out,
+        "cluster {} has its authority in {dir} (CA {})",
+        authority.cluster(),
+        authority.ca_hash()
+    )?;
     writeln!(
         out,
         "serve it with a task of this machine: actorflow daemon --authority {dir} --job JOB --task N --cluster cluster.json"
     )?;
-    writeln!(out, "let another machine in: actorflow cluster token --authority {dir} --job JOB --task N")?;
+    writeln!(
+        out,
+        "let another machine in: actorflow cluster token --authority {dir} --job JOB --task N"
+    )?;
     Ok(())
 }
 
@@ -161,7 +169,11 @@ pub(super) fn token(args: &TokenArgs) -> Result<(), Failure> {
         return Ok(());
     }
     writeln!(out, "{command}")?;
-    let uses = if args.uses == 1 { "once".to_owned() } else { format!("{} times", args.uses) };
+    let uses = if args.uses == 1 {
+        "once".to_owned()
+    } else {
+        format!("{} times", args.uses)
+    };
     eprintln!(
         "token {} admits {}, {uses}, for {}; run the line above on the machine that joins",
         token.id(),
@@ -255,7 +267,9 @@ pub(super) fn check_addr(addr: &str) -> Result<(), Failure> {
         {
             Ok(())
         }
-        _ => Err(Failure::Usage(format!("{addr:?} is no address; write host:port, such as 10.0.0.1:2200"))),
+        _ => Err(Failure::Usage(format!(
+            "{addr:?} is no address; write host:port, such as 10.0.0.1:2200"
+        ))),
     }
 }
 

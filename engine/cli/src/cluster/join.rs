@@ -60,10 +60,23 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     identity.save(&dir)?;
     home::remember_authority(&dir, &args.addr)?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{} is a member of cluster {}: {}", args.subject, identity.cluster(), dir.display())?;
+    writeln!(
+        out,
+        "{} is a member of cluster {}: {}",
+        args.subject,
+        identity.cluster(),
+        dir.display()
+    )?;
     if let Subject::Task { job, index } = &args.subject {
-        let own = if args.identity.is_some() { format!(" --identity {}", dir.display()) } else { String::new() };
-        writeln!(out, "start it: actorflow daemon --job {job} --task {index}{own} --cluster cluster.json")?;
+        let own = if args.identity.is_some() {
+            format!(" --identity {}", dir.display())
+        } else {
+            String::new()
+        };
+        writeln!(
+            out,
+            "start it: actorflow daemon --job {job} --task {index}{own} --cluster cluster.json"
+        )?;
     }
     Ok(())
 }

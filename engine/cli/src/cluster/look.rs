@@ -50,7 +50,9 @@ fn ask_all<T: Send>(
         asked
             .into_iter()
             .map(|(task, addr, answer)| {
-                let answer = answer.join().unwrap_or_else(|_| Err(Error::internal("the question panicked")));
+                let answer = answer
+                    .join()
+                    .unwrap_or_else(|_| Err(Error::internal("the question panicked")));
                 (task, addr, answer)
             })
             .collect()
@@ -111,7 +113,20 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
         print_json(&json!({ "tasks": tasks }))?;
     } else {
         let rows: Vec<Vec<String>> = answers.iter().map(|(t, addr, a)| status_row(t, addr, a)).collect();
-        table(&["TASK", "ADDRESS", "STATE", "UPTIME", "STEPS", "DEVICES", "MEMORY", "VERSION", "INCARNATION"], &rows)?;
+        table(
+            &[
+                "TASK",
+                "ADDRESS",
+                "STATE",
+                "UPTIME",
+                "STEPS",
+                "DEVICES",
+                "MEMORY",
+                "VERSION",
+                "INCARNATION",
+            ],
+            &rows,
+        )?;
         for (task, _, answer) in &answers {
             if let Err(e) = answer {
                 eprintln!("{task}: {}", e.message());
@@ -171,7 +186,12 @@ pub(super) struct DevicesArgs {
 pub(super) fn devices(args: &DevicesArgs) -> Result<(), Failure> {
     let info = args.target.connect()?;
     let answers = ask_all(&info, |t| info.task(t));
-    let known = || answers.iter().filter_map(|(_, _, a)| a.as_ref().ok()).flat_map(|s| &s.devices);
+    let known = || {
+        answers
+            .iter()
+            .filter_map(|(_, _, a)| a.as_ref().ok())
+            .flat_map(|s| &s.devices)
+    };
     if args.json {
         let devices: Vec<Value> = known()
             .map(|d| json!({ "name": d.name, "used": d.used, "budget": budget(d.memory), "threads": d.threads }))
@@ -230,7 +250,13 @@ pub(super) fn steps(args: &StepsArgs) -> Result<(), Failure> {
         .iter()
         .map(|(t, s)| {
             let state = if s.waiting { "waits" } else { "runs" };
-            vec![s.step.to_string(), t.to_string(), units::human_time(s.age), state.to_owned(), s.waits_for.clone()]
+            vec![
+                s.step.to_string(),
+                t.to_string(),
+                units::human_time(s.age),
+                state.to_owned(),
+                s.waits_for.clone(),
+            ]
         })
         .collect();
     table(&["STEP", "TASK", "AGE", "STATE", "WAITS FOR"], &rows)
@@ -256,9 +282,15 @@ pub(super) fn cancel(args: &CancelArgs) -> Result<(), Failure> {
         writeln!(std::io::stdout().lock(), "step {} is cancelled", args.step)?;
         return Ok(());
     }
-    let reasons: Vec<String> =
-        answers.iter().filter_map(|(t, _, a)| Some(format!("{t}: {}", a.as_ref().err()?.message()))).collect();
-    Err(Failure::Failed(format!("step {} was not cancelled: {}", args.step, reasons.join("; "))))
+    let reasons: Vec<String> = answers
+        .iter()
+        .filter_map(|(t, _, a)| Some(format!("{t}: {}", a.as_ref().err()?.message())))
+        .collect();
+    Err(Failure::Failed(format!(
+        "step {} was not cancelled: {}",
+        args.step,
+        reasons.join("; ")
+    )))
 }
 
 /// Forget the variables, queues and the like of a running cluster
@@ -276,7 +308,15 @@ pub(super) fn reset(args: &ResetArgs) -> Result<(), Failure> {
     let info = args.target.connect()?;
     let names: Vec<&str> = args.containers.iter().map(String::as_str).collect();
     info.reset(&names)?;
-    let what = if names.is_empty() { "all containers".to_owned() } else { names.join(", ") };
-    writeln!(std::io::stdout().lock(), "{what}: forgotten by {} tasks", info.spec().tasks().count())?;
+    let what = if names.is_empty() {
+        "all containers".to_owned()
+    } else {
+        names.join(", ")
+    };
+    writeln!(
+        std::io::stdout().lock(),
+        "{what}: forgotten by {} tasks",
+        info.spec().tasks().count()
+    )?;
     Ok(())
 }

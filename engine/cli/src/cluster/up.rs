@@ -59,7 +59,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         base_port: args.base_port,
         threads: args.threads,
         devices: args.devices,
-        memory: args.memory.as_deref().map(units::bytes).transpose().map_err(|e| flag("memory", e))?,
+        memory: args
+            .memory
+            .as_deref()
+            .map(units::bytes)
+            .transpose()
+            .map_err(|e| flag("memory", e))?,
         metrics: args.metrics,
         log_level: args.log_level.name().to_owned(),
         grace: units::time(&args.grace).map_err(|e| flag("grace", e))?,
@@ -102,7 +107,11 @@ fn describe(cluster: &LocalCluster, json: bool) -> Result<(), Failure> {
         }
         writeln!(out, "target    {target}")?;
         writeln!(out, "identity  {identity}")?;
-        writeln!(out, "look at it: actorflow cluster status {} --identity {identity}", target.replace("actorflow://", ""))?;
+        writeln!(
+            out,
+            "look at it: actorflow cluster status {} --identity {identity}",
+            target.replace("actorflow://", "")
+        )?;
         writeln!(out, "Ctrl-C ends it")?;
     }
     out.flush()?;
@@ -114,9 +123,16 @@ fn report(event: &Event) {
     match event {
         Event::Ready { task, pid, incarnation } => eprintln!("{task} is ready: pid {pid}, incarnation {incarnation}"),
         Event::Died {
-            task, pid, how, again_in, ..
+            task,
+            pid,
+            how,
+            again_in,
+            ..
         } => match again_in {
-            Some(wait) => eprintln!("{task} (pid {pid}) died: {how}; started again in {}", units::human_time(*wait)),
+            Some(wait) => eprintln!(
+                "{task} (pid {pid}) died: {how}; started again in {}",
+                units::human_time(*wait)
+            ),
             None => eprintln!("{task} (pid {pid}) died: {how}; it is not started any more"),
         },
         Event::Deaf { task, why } => eprintln!("{task} was not told of a death: {why}"),

@@ -109,7 +109,9 @@ pub type Sessions<'a> = dyn Fn(&Graph) -> actorflow::Result<Session> + 'a;
 /// # Errors
 /// What did not happen as expected, in one line.
 pub fn run_case(dir: &Path, settings: &Settings) -> Result<(), String> {
-    run_case_in(dir, settings, &|graph: &Graph| Session::with_options(graph, settings.session()))
+    run_case_in(dir, settings, &|graph: &Graph| {
+        Session::with_options(graph, settings.session())
+    })
 }
 
 /// As [`run_case`], in a session that `sessions` makes.

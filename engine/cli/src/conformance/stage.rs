@@ -42,7 +42,12 @@ impl Stage {
     pub(super) fn run(&self, case: &Path, settings: &Settings) -> std::result::Result<(), String> {
         // A client's own variables and queues are in the tasks.
         let connect = |graph: &actorflow::Graph| {
-            Session::connect(graph, &self.cluster.target(), &self.cluster.connect_options()?, settings.session())
+            Session::connect(
+                graph,
+                &self.cluster.target(),
+                &self.cluster.connect_options()?,
+                settings.session(),
+            )
         };
         let outcome = run_case_in(case, settings, &connect);
         let clean = self.info.reset(&[]).and_then(|()| self.empty());
@@ -53,7 +58,11 @@ impl Stage {
         let entries = std::fs::read_dir(self.dir.path()).map_err(Error::from)?;
         for entry in entries {
             let path = entry.map_err(Error::from)?.path();
-            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            let removed = if path.is_dir() {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
             removed.map_err(|e| Error::from(e).context(path.display()))?;
         }
         Ok(())

@@ -129,7 +129,9 @@ impl Config {
             Some(path) => read(path)?,
             None => File::default(),
         };
-        let places = Places { file: args.config.as_deref() };
+        let places = Places {
+            file: args.config.as_deref(),
+        };
         // Paths in the file are meant from the file's folder.
         let folder = args.config.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let usage = |e: actorflow::Error| Failure::Usage(e.to_string());
@@ -151,10 +153,17 @@ impl Config {
                 }
             },
         };
-        let job = args.job.clone().or(file.job).or(fallback.as_ref().map(|t| t.job.to_string()));
+        let job = args
+            .job
+            .clone()
+            .or(file.job)
+            .or(fallback.as_ref().map(|t| t.job.to_string()));
         let job = job.ok_or_else(|| {
             let jobs: Vec<&str> = spec.jobs().collect();
-            Failure::Usage(format!("nothing says which task this is; give --job, one of {}", jobs.join(", ")))
+            Failure::Usage(format!(
+                "nothing says which task this is; give --job, one of {}",
+                jobs.join(", ")
+            ))
         })?;
         let index = args.task.or(file.task).or(fallback.as_ref().map(|t| t.index));
         // Without a number, the only task of its job is meant.
@@ -188,7 +197,8 @@ impl Config {
         let authority = args.authority.clone().or(file.authority.map(|p| folder.join(p)));
         if authority.is_none() && join_address.is_some() {
             return Err(Failure::Usage(
-                "a join address without an authority; give --authority DIR, which `actorflow cluster init` makes".into(),
+                "a join address without an authority; give --authority DIR, which `actorflow cluster init` makes"
+                    .into(),
             ));
         }
         let authority = authority.map(|dir| {
@@ -340,7 +350,10 @@ mod tests {
         assert_eq!(c.task.to_string(), "/job:worker/task:0");
         assert_eq!(c.identity, dir.path().join("me"));
         assert_eq!((c.threads, c.devices, c.memory), (Some(5), 2, Some(1 << 30)));
-        assert_eq!((c.submitters, c.level, c.format), (Some(vec![]), Level::Debug, Format::Json));
+        assert_eq!(
+            (c.submitters, c.level, c.format),
+            (Some(vec![]), Level::Debug, Format::Json)
+        );
         assert_eq!(c.metrics, "127.0.0.1:9100".parse().ok());
         assert_eq!(c.grace, Duration::from_secs(10));
         assert_eq!(c.bind, "0.0.0.0:3".parse().ok());
@@ -372,7 +385,10 @@ mod tests {
             ("memory = '4 apples'", ["daemon.toml: key `memory`", "512MiB"]),
             ("threads = 0", ["daemon.toml: key `threads`", "1 to 4096"]),
             ("bind = 'here'", ["daemon.toml: key `bind`", "0.0.0.0:2222"]),
-            ("metrics = '0.0.0.0:9'", ["daemon.toml: key `metrics`", "--metrics-anywhere"]),
+            (
+                "metrics = '0.0.0.0:9'",
+                ["daemon.toml: key `metrics`", "--metrics-anywhere"],
+            ),
             ("colour = 'red'", ["daemon.toml", "colour"]),
             ("log-level = 'loud'", ["daemon.toml", "loud"]),
             ("task = 7", ["no task /job:ps/task:7", "/job:ps/task:0"]),

@@ -54,15 +54,17 @@ impl HttpServer {
         let addr = listener.local_addr()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let thread = std::thread::Builder::new().name("actorflow-http".into()).spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
-                if stopped.load(Ordering::SeqCst) {
-                    break;
+        let thread = std::thread::Builder::new()
+            .name("actorflow-http".into())
+            .spawn(move || {
+                while let Ok((stream, _)) = listener.accept() {
+                    if stopped.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    // A client that went away or is too slow gets nothing; that is its own affair.
+                    let _ = serve(stream, &*pages);
                 }
-                // A client that went away or is too slow gets nothing; that is its own affair.
-                let _ = serve(stream, &*pages);
-            }
-        })?;
+            })?;
         Ok(HttpServer {
             addr,
             stop,
@@ -161,11 +163,17 @@ mod tests {
         let server = HttpServer::start("127.0.0.1:0".parse().unwrap(), Box::new(pages)).unwrap();
         let at = server.addr();
         let got = ask(at, "GET /healthz?x=1 HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert!(got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with("\r\n\r\nok\n"), "{got}");
+        assert!(
+            got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with("\r\n\r\nok\n"),
+            "{got}"
+        );
         assert!(ask(at, "GET /secret HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
         assert!(ask(at, "POST /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
         let head = ask(at, "HEAD /healthz HTTP/1.1\r\n\r\n");
-        assert!(head.contains("Content-Length: 3\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+        assert!(
+            head.contains("Content-Length: 3\r\n") && head.ends_with("\r\n\r\n"),
+            "{head}"
+        );
     }
 
     #[test]

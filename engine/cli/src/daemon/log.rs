@@ -62,7 +62,12 @@ pub(crate) fn start(level: Level, format: Format) -> Result<(), Failure> {
         .with_ansi(false);
     let started = match format {
         Format::Text => log.try_init(),
-        Format::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        Format::Json => log
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .try_init(),
     };
     started.map_err(|e| Failure::Failed(format!("the log cannot be started: {e}")))
 }

@@ -7,9 +7,7 @@ use std::sync::{Arc, Weak};
 
 use actorflow::cluster::Server;
 use actorflow::cluster::identity::renew::Update;
-use actorflow::cluster::identity::{
-    Authority, CERTIFICATE_LIFETIME, Identity, JoinService, Renewer, Subject, serve,
-};
+use actorflow::cluster::identity::{Authority, CERTIFICATE_LIFETIME, Identity, JoinService, Renewer, Subject, serve};
 use actorflow::{Code, Error};
 
 use super::config::Config;
@@ -98,7 +96,10 @@ impl Keeper {
     ) -> Result<Member, Failure> {
         let addr = match &self.service {
             Some(s) => Some(from_here(s.addr()).to_string()),
-            None => config.authority_address.clone().or_else(|| home::authority_of(&config.identity)),
+            None => config
+                .authority_address
+                .clone()
+                .or_else(|| home::authority_of(&config.identity)),
         };
         let renewer = match addr {
             Some(addr) => {
@@ -131,7 +132,10 @@ fn reporter(dir: PathBuf, server: Weak<Server>, vitals: Arc<Vitals>) -> impl FnM
         }
         Update::Revocations(identity) => {
             vitals.renewed(&identity);
-            tracing::info!(revoked = identity.revocations().len(), "certificates of others were revoked");
+            tracing::info!(
+                revoked = identity.revocations().len(),
+                "certificates of others were revoked"
+            );
             take(&dir, &server, identity);
         }
         Update::Failed { error, retry_in } => {
@@ -159,12 +163,21 @@ mod tests {
     fn the_authoritys_own_task_gets_an_identity_and_keeps_it() {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::create(&dir.path().join("ca"), "demo").unwrap();
-        let (subject, at) = (Subject::Task { job: "ps".into(), index: 0 }, dir.path().join("me"));
+        let (subject, at) = (
+            Subject::Task {
+                job: "ps".into(),
+                index: 0,
+            },
+            dir.path().join("me"),
+        );
         let first = own(&authority, subject.clone(), &at).unwrap();
         assert_eq!(own(&authority, subject.clone(), &at).unwrap().serial(), first.serial());
         authority.revoke(first.serial()).unwrap();
         assert_ne!(own(&authority, subject, &at).unwrap().serial(), first.serial());
-        let other = Subject::Task { job: "ps".into(), index: 1 };
+        let other = Subject::Task {
+            job: "ps".into(),
+            index: 1,
+        };
         assert_eq!(*own(&authority, other.clone(), &at).unwrap().subject(), other);
     }
 
@@ -172,7 +185,13 @@ mod tests {
     fn a_task_without_an_identity_is_told_how_to_get_one() {
         let dir = tempfile::tempdir().unwrap();
         let e = Identity::load(dir.path()).unwrap_err();
-        let Failure::Failed(text) = with_cure(e, &Subject::Task { job: "ps".into(), index: 3 }) else {
+        let Failure::Failed(text) = with_cure(
+            e,
+            &Subject::Task {
+                job: "ps".into(),
+                index: 3,
+            },
+        ) else {
             panic!("a failure with a message");
         };
         assert!(text.contains("cluster token --job ps --task 3"), "{text}");

@@ -42,7 +42,8 @@ impl Vitals {
     /// Another certificate or list of revocations is used.
     pub(crate) fn renewed(&self, identity: &Identity) {
         self.not_after.store(seconds(identity.not_after()), Ordering::Relaxed);
-        self.revoked.store(identity.revocations().len() as u64, Ordering::Relaxed);
+        self.revoked
+            .store(identity.revocations().len() as u64, Ordering::Relaxed);
     }
 
     /// The daemon is ending and takes no more work.
@@ -53,7 +54,9 @@ impl Vitals {
     /// Seconds until the certificate ends; negative after.
     fn certificate_left(&self) -> i64 {
         let (end, now) = (self.not_after.load(Ordering::Relaxed), seconds(SystemTime::now()));
-        i64::try_from(end).unwrap_or(i64::MAX).saturating_sub(i64::try_from(now).unwrap_or(i64::MAX))
+        i64::try_from(end)
+            .unwrap_or(i64::MAX)
+            .saturating_sub(i64::try_from(now).unwrap_or(i64::MAX))
     }
 
     /// Why the daemon takes no work, if it does not.
@@ -83,7 +86,12 @@ pub(crate) fn page(vitals: &Vitals, path: &str) -> Option<Answer> {
             let numbers = Numbers {
                 cluster: &vitals.cluster,
                 task: server.task(),
-                others: server.spec().tasks().map(|(t, _)| t).filter(|t| t != server.task()).collect(),
+                others: server
+                    .spec()
+                    .tasks()
+                    .map(|(t, _)| t)
+                    .filter(|t| t != server.task())
+                    .collect(),
                 uptime: vitals.started.elapsed().as_secs_f64(),
                 certificate: vitals.certificate_left(),
                 revoked: vitals.revoked.load(Ordering::Relaxed),
@@ -117,12 +125,19 @@ struct Page(String);
 impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing into a string does not fail.
-        let _ = write!(self.0, "# HELP actorflow_{name} {help}\n# TYPE actorflow_{name} {kind}\n");
+        let _ = write!(
+            self.0,
+            "# HELP actorflow_{name} {help}\n# TYPE actorflow_{name} {kind}\n"
+        );
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escaped(v))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
         let _ = writeln!(self.0, "actorflow_{name}{labels} {value}");
     }
 
@@ -143,12 +158,21 @@ impl Numbers<'_> {
         let s = &self.status;
         let task = self.task.to_string();
         p.family("build_info", "gauge", "What runs; always 1.");
-        let labels = [("version", env!("CARGO_PKG_VERSION")), ("cluster", self.cluster), ("task", &task)];
+        let labels = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("cluster", self.cluster),
+            ("task", &task),
+        ];
         p.sample("build_info", &labels, 1);
         p.one("uptime_seconds", "gauge", "Since the daemon started.", self.uptime);
         p.one("steps_total", "counter", "Steps that have begun here.", s.begun);
         p.one("steps_in_progress", "gauge", "Steps in progress here.", s.steps);
-        p.one("remote_steps_in_progress", "gauge", "Of these, those that other processes began.", s.remote_steps);
+        p.one(
+            "remote_steps_in_progress",
+            "gauge",
+            "Of these, those that other processes began.",
+            s.remote_steps,
+        );
         p.one("plans", "gauge", "Plans that coordinators have registered.", s.plans);
         p.family("task_connected", "gauge", "Whether another task is connected.");
         for t in &self.others {
@@ -160,18 +184,36 @@ impl Numbers<'_> {
         for d in &s.devices {
             p.sample("memory_used_bytes", &[("device", &d.name)], d.used);
         }
-        p.family("memory_budget_bytes", "gauge", "The most bytes that they may take; +Inf without a limit.");
+        p.family(
+            "memory_budget_bytes",
+            "gauge",
+            "The most bytes that they may take; +Inf without a limit.",
+        );
         for d in &s.devices {
             let limited = usize::try_from(d.memory).is_ok_and(|m| m < usize::MAX);
-            let budget = if limited { d.memory.to_string() } else { "+Inf".to_owned() };
+            let budget = if limited {
+                d.memory.to_string()
+            } else {
+                "+Inf".to_owned()
+            };
             p.sample("memory_budget_bytes", &[("device", &d.name)], budget);
         }
         p.family("dropped_values_total", "counter", "Tensors that came and were dropped.");
         for (reason, n) in [("late", s.late), ("foreign", s.foreign), ("orphaned", s.orphaned)] {
             p.sample("dropped_values_total", &[("reason", reason)], n);
         }
-        p.one("certificate_expiry_seconds", "gauge", "Until the certificate ends.", self.certificate);
-        p.one("revoked_certificates", "gauge", "Certificates of the cluster that are refused.", self.revoked);
+        p.one(
+            "certificate_expiry_seconds",
+            "gauge",
+            "Until the certificate ends.",
+            self.certificate,
+        );
+        p.one(
+            "revoked_certificates",
+            "gauge",
+            "Certificates of the cluster that are refused.",
+            self.revoked,
+        );
         self.wire(&mut p);
         p.0
     }
@@ -189,14 +231,30 @@ impl Numbers<'_> {
             ("connections", "Connections whose peer became known.", c.connected),
             ("connections_lost", "Connections lost after that.", c.lost),
             ("handshakes_refused", "Handshakes refused.", c.handshakes_refused),
-            ("fenced", "Connections of older incarnations that were closed.", c.fenced),
-            ("stale_incarnation", "Frames of older incarnations dropped.", c.stale_incarnation),
+            (
+                "fenced",
+                "Connections of older incarnations that were closed.",
+                c.fenced,
+            ),
+            (
+                "stale_incarnation",
+                "Frames of older incarnations dropped.",
+                c.stale_incarnation,
+            ),
             ("stale_epoch", "Frames of older epochs dropped.", c.stale_epoch),
             ("late_answers", "Answers that nobody waited for.", c.late_answers),
-            ("deadlines_exceeded", "Requests that ran into their deadline.", c.deadlines_exceeded),
+            (
+                "deadlines_exceeded",
+                "Requests that ran into their deadline.",
+                c.deadlines_exceeded,
+            ),
             ("unsent", "Messages that were never sent.", c.unsent),
             ("malformed", "Connections closed for a malformed frame.", c.malformed),
-            ("oversized", "Connections closed for a frame beyond a limit.", c.oversized),
+            (
+                "oversized",
+                "Connections closed for a frame beyond a limit.",
+                c.oversized,
+            ),
             ("parked", "Messages that waited for room at their receiver.", c.parked),
         ] {
             p.one(&format!("wire_{name}_total"), "counter", help, n);

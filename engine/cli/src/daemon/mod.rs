@@ -113,7 +113,9 @@ impl Running {
     fn start(config: &Config) -> Result<Running, Failure> {
         let (identity, keeper) = member::identity(config)?;
         let mut options = ServerOptions::new(config.spec.clone(), config.task.clone(), identity.clone());
-        let session = config.threads.map_or_else(SessionOptions::default, SessionOptions::with_threads);
+        let session = config
+            .threads
+            .map_or_else(SessionOptions::default, SessionOptions::with_threads);
         options.session = SessionOptions {
             memory_budget: config.memory.unwrap_or(usize::MAX),
             devices: config.devices,
@@ -205,22 +207,30 @@ fn stop(running: Running, reason: End, grace: Duration, told: &Receiver<End>) ->
         End::ParentGone => tracing::warn!(steps, "ending: the process that started this one is gone"),
     }
     // The parent is not there to tell anything more, and nobody waits for the steps.
-    let grace = if reason == End::ParentGone { Duration::ZERO } else { grace };
+    let grace = if reason == End::ParentGone {
+        Duration::ZERO
+    } else {
+        grace
+    };
     let (tell, over) = channel::<End>();
     let left = Arc::new(OnceLock::new());
     let at_end = left.clone();
-    let stopping = std::thread::Builder::new().name("actorflow-stop".into()).spawn(move || {
-        running.server.shutdown(grace);
-        at_end.get_or_init(|| ());
-        drop((running, tell));
-    })?;
+    let stopping = std::thread::Builder::new()
+        .name("actorflow-stop".into())
+        .spawn(move || {
+            running.server.shutdown(grace);
+            at_end.get_or_init(|| ());
+            drop((running, tell));
+        })?;
     loop {
         match over.recv_timeout(Duration::from_millis(20)) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => break,
         }
         if matches!(told.try_recv(), Ok(End::Signal(_))) && left.get().is_none() {
-            return Err(Failure::Failed("ended at once by a second signal, with steps in progress".into()));
+            return Err(Failure::Failed(
+                "ended at once by a second signal, with steps in progress".into(),
+            ));
         }
     }
     // A thread that panicked has left nothing running either.
@@ -231,12 +241,14 @@ fn stop(running: Running, reason: End, grace: Duration, told: &Receiver<End>) ->
 
 /// Tells when standard input ends.
 fn watch_parent(tell: Sender<End>) -> Result<(), Failure> {
-    std::thread::Builder::new().name("actorflow-parent".into()).spawn(move || {
-        let mut input = std::io::stdin().lock();
-        let mut bytes = [0; 64];
-        while input.read(&mut bytes).is_ok_and(|n| n > 0) {}
-        // The daemon may be ending already.
-        let _ = tell.send(End::ParentGone);
-    })?;
+    std::thread::Builder::new()
+        .name("actorflow-parent".into())
+        .spawn(move || {
+            let mut input = std::io::stdin().lock();
+            let mut bytes = [0; 64];
+            while input.read(&mut bytes).is_ok_and(|n| n > 0) {}
+            // The daemon may be ending already.
+            let _ = tell.send(End::ParentGone);
+        })?;
     Ok(())
 }

@@ -158,7 +158,9 @@ impl LocalCluster {
     pub fn start(options: LocalOptions) -> Result<LocalCluster> {
         let tasks: u64 = options.jobs.iter().map(|(_, n)| u64::from(*n)).sum();
         if !(1..=1024).contains(&tasks) {
-            return Err(Error::invalid(format!("a local cluster has 1 to 1024 tasks, not {tasks}")));
+            return Err(Error::invalid(format!(
+                "a local cluster has 1 to 1024 tasks, not {tasks}"
+            )));
         }
         let mut attempt = 1;
         loop {
@@ -174,17 +176,24 @@ impl LocalCluster {
 
     fn attempt(options: &LocalOptions) -> Result<LocalCluster> {
         let spec = layout(options)?;
-        let dir = tempfile::Builder::new().prefix("actorflow-cluster-").tempdir().map_err(Error::from)?;
+        let dir = tempfile::Builder::new()
+            .prefix("actorflow-cluster-")
+            .tempdir()
+            .map_err(Error::from)?;
         let authority = Authority::ephemeral("local")?;
         for (task, _) in spec.tasks() {
             let subject = Subject::Task {
                 job: task.job.to_string(),
                 index: task.index,
             };
-            authority.issue(subject, CERTIFICATE_LIFETIME)?.save(&task_dir(dir.path(), &task))?;
+            authority
+                .issue(subject, CERTIFICATE_LIFETIME)?
+                .save(&task_dir(dir.path(), &task))?;
         }
         let client = Subject::Client { name: "local".into() };
-        authority.issue(client, CLIENT_LIFETIME)?.save(&dir.path().join("client"))?;
+        authority
+            .issue(client, CLIENT_LIFETIME)?
+            .save(&dir.path().join("client"))?;
         let service = serve((Ipv4Addr::LOCALHOST, 0).into(), &authority)?;
         let (input, inputs) = channel();
         let shared = Arc::new(Shared::new(&spec));
@@ -281,14 +290,18 @@ impl LocalCluster {
             found.is_none_or(|t| t.given_up || t.incarnation.is_some_and(|i| i > incarnation))
         })?;
         match self.task(task)? {
-            t if t.given_up => Err(Error::aborted(format!("task {task} died too often and is not started any more"))),
+            t if t.given_up => Err(Error::aborted(format!(
+                "task {task} died too often and is not started any more"
+            ))),
             _ => Ok(()),
         }
     }
 
     fn await_ready(&self, deadline: Instant) -> Result<()> {
         let settled = |tasks: &[LocalTask]| tasks.iter().all(|t| t.given_up || t.incarnation.is_some());
-        let waited = self.shared.wait(deadline, |tasks| settled(tasks) || tasks.iter().any(|t| t.given_up));
+        let waited = self
+            .shared
+            .wait(deadline, |tasks| settled(tasks) || tasks.iter().any(|t| t.given_up));
         if let Some(why) = self.shared.failure() {
             return Err(Error::unavailable(why));
         }
@@ -350,7 +363,8 @@ mod tests {
     #[test]
     fn every_task_has_a_port_of_its_own() {
         let spec = layout(&LocalOptions::new(3, 4)).unwrap();
-        let ports: std::collections::BTreeSet<&str> = spec.tasks().map(|(_, a)| a.rsplit_once(':').unwrap().1).collect();
+        let ports: std::collections::BTreeSet<&str> =
+            spec.tasks().map(|(_, a)| a.rsplit_once(':').unwrap().1).collect();
         assert_eq!((spec.num_tasks("ps"), spec.num_tasks("worker"), ports.len()), (3, 4, 7));
     }
 
@@ -372,6 +386,9 @@ mod tests {
             ..LocalOptions::new(1, 0)
         };
         let e = LocalCluster::start(options).err().unwrap();
-        assert!(e.message().contains("/job:ps/task:0") && e.message().contains("exit status: 1"), "{e}");
+        assert!(
+            e.message().contains("/job:ps/task:0") && e.message().contains("exit status: 1"),
+            "{e}"
+        );
     }
 }

@@ -42,7 +42,10 @@ pub(super) struct Handle(rustix::fd::OwnedFd);
 #[cfg(target_os = "linux")]
 impl Handle {
     fn of(pid: Pid) -> std::io::Result<Handle> {
-        Ok(Handle(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?))
+        Ok(Handle(rustix::process::pidfd_open(
+            pid,
+            rustix::process::PidfdFlags::empty(),
+        )?))
     }
 
     pub(super) fn signal(&self, signal: Signal) -> std::io::Result<()> {
@@ -119,7 +122,10 @@ impl Process {
         mut command: Command,
         tell: impl Fn(News) + Clone + Send + 'static,
     ) -> std::io::Result<Process> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let handle = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let handles = handle.map(|pid| (Handle::of(pid), Handle::of(pid)));

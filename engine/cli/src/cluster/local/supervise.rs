@@ -105,9 +105,17 @@ impl Shared {
     }
 
     pub(super) fn signal(&self, task: &TaskName, signal: Signal) -> Result<()> {
-        let process = self.lock().tasks.iter().find(|t| t.public.task == *task).and_then(|t| t.process.clone());
+        let process = self
+            .lock()
+            .tasks
+            .iter()
+            .find(|t| t.public.task == *task)
+            .and_then(|t| t.process.clone());
         let process = process.ok_or_else(|| Error::unavailable(format!("task {task} has no process now")))?;
-        process.handle.signal(signal).map_err(|e| Error::from(e).in_task(&task.to_string()))
+        process
+            .handle
+            .signal(signal)
+            .map_err(|e| Error::from(e).in_task(&task.to_string()))
     }
 
     /// Waits until the tasks are as `done` wants them.
@@ -120,8 +128,11 @@ impl Shared {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let not: Vec<String> =
-                    tasks.iter().filter(|t| t.incarnation.is_none()).map(|t| t.task.to_string()).collect();
+                let not: Vec<String> = tasks
+                    .iter()
+                    .filter(|t| t.incarnation.is_none())
+                    .map(|t| t.task.to_string())
+                    .collect();
                 return Err(Error::deadline(format!("not ready: {}", not.join(", "))));
             }
             let waited = self.changed.wait_timeout(state, left);
@@ -202,7 +213,9 @@ impl Supervisor {
         }
         loop {
             let due = self.tasks.iter().filter_map(|t| t.due).min();
-            let wait = due.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));
+            let wait = due.map_or(Duration::from_secs(3600), |d| {
+                d.saturating_duration_since(Instant::now())
+            });
             match inputs.recv_timeout(wait) {
                 Ok(Input::Of(i, process, news)) => self.hear(i, process, news),
                 Ok(Input::Settled) => self.settled = true,
@@ -224,7 +237,14 @@ impl Supervisor {
         let mut c = Command::new(&self.program);
         let o = &self.options;
         c.arg("daemon")
-            .args(["--cluster", &self.spec.to_json(), "--job", &task.job, "--task", &task.index.to_string()])
+            .args([
+                "--cluster",
+                &self.spec.to_json(),
+                "--job",
+                &task.job,
+                "--task",
+                &task.index.to_string(),
+            ])
             .arg("--identity")
             .arg(task_dir(&self.dir, task))
             .args(["--authority-address", &self.renewal.to_string()])
@@ -329,13 +349,18 @@ impl Supervisor {
             self.announce(&task, incarnation);
         }
         let t = &mut self.tasks[i];
-        t.quick_deaths = if t.started.elapsed() < QUICK { t.quick_deaths + 1 } else { 1 };
+        t.quick_deaths = if t.started.elapsed() < QUICK {
+            t.quick_deaths + 1
+        } else {
+            1
+        };
         let again_in = (self.settled && t.quick_deaths < PATIENCE)
             .then(|| LONGEST_WAIT.min(FIRST_WAIT * (1 << (t.quick_deaths - 1).min(10))));
         t.due = again_in.map(|wait| Instant::now() + wait);
         if again_in.is_none() {
             if !self.settled {
-                self.shared.fail(format!("task {task} ended before the cluster was ready: {how}"));
+                self.shared
+                    .fail(format!("task {task} ended before the cluster was ready: {how}"));
             }
             self.shared.change(i, |e| e.public.given_up = true);
         }
@@ -359,28 +384,30 @@ impl Supervisor {
             .map(|t| (t.task, t.addr))
             .collect();
         // It may take a while, and meanwhile others may die.
-        let told = std::thread::Builder::new().name("actorflow-announce".into()).spawn(move || {
-            let deaf = |task: String, e: &Error| {
-                on_event(&Event::Deaf {
-                    task,
-                    why: e.to_string(),
-                });
-            };
-            for (other, addr) in &alive {
-                let info = chief(&authority).and_then(|options| ClusterInfo::connect(addr, &options));
-                match info.and_then(|info| info.announce_gone(&task, incarnation)) {
-                    Ok(missed) => {
-                        let living = |t: &TaskName| alive.iter().any(|(a, _)| a == t);
-                        for (t, e) in missed.iter().filter(|(t, _)| living(t)) {
-                            deaf(t.to_string(), e);
+        let told = std::thread::Builder::new()
+            .name("actorflow-announce".into())
+            .spawn(move || {
+                let deaf = |task: String, e: &Error| {
+                    on_event(&Event::Deaf {
+                        task,
+                        why: e.to_string(),
+                    });
+                };
+                for (other, addr) in &alive {
+                    let info = chief(&authority).and_then(|options| ClusterInfo::connect(addr, &options));
+                    match info.and_then(|info| info.announce_gone(&task, incarnation)) {
+                        Ok(missed) => {
+                            let living = |t: &TaskName| alive.iter().any(|(a, _)| a == t);
+                            for (t, e) in missed.iter().filter(|(t, _)| living(t)) {
+                                deaf(t.to_string(), e);
+                            }
+                            return;
                         }
-                        return;
+                        // Another one may answer.
+                        Err(e) => deaf(other.to_string(), &e),
                     }
-                    // Another one may answer.
-                    Err(e) => deaf(other.to_string(), &e),
                 }
-            }
-        });
+            });
         if let Err(e) = told {
             (self.options.on_event)(&Event::Deaf {
                 task: "every task".to_owned(),
