@@ -198,6 +198,17 @@ impl Backend {
         }
     }
 
+    /// What soft placement has put elsewhere than it asked for, a sentence each.
+    pub(crate) fn moves(&self, graph: &Graph) -> Result<Vec<String>> {
+        match self {
+            Backend::One(_) => Ok(Vec::new()),
+            Backend::Many { master, .. } => {
+                let placement = master.placement(graph)?;
+                Ok(placement.moves().iter().map(ToString::to_string).collect())
+            }
+        }
+    }
+
     pub(crate) fn plan(
         &self,
         graph: &Graph,

@@ -151,6 +151,15 @@ impl Session {
         self.0.backend.devices()
     }
 
+    /// The nodes that [`SessionOptions::soft_placement`] has put elsewhere than they asked for: what was moved, where, and
+    /// why, a sentence each.
+    ///
+    /// # Errors
+    /// As [`placement::place`](crate::placement::place).
+    pub fn placement_log(&self) -> Result<Vec<String>> {
+        self.0.backend.moves(&self.0.graph)
+    }
+
     /// The full name of the device that a node is placed on.
     ///
     /// # Errors
