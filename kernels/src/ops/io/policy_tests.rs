@@ -134,7 +134,7 @@ fn an_operation_touches_no_file_that_is_not_allowed_and_any_that_is() {
         for files in [FilePolicy::nothing(), FilePolicy::only([elsewhere.path()]).unwrap()] {
             let e = refused(&op, files);
             assert_eq!(e.code(), Code::PermissionDenied, "{e}");
-            assert_eq!(e.node(), Some(op.name()), "{e}");
+            assert_eq!(e.node(), Some(op.name().as_str()), "{e}");
             assert!(e.message().contains("--allow-dir"), "{e}");
         }
         run(&op, FilePolicy::only([dir.path()]).unwrap()).unwrap();

@@ -309,7 +309,9 @@ mod tests {
     use actorflow_core::error::Code;
 
     fn reader(format: Format) -> Arc<Actor<Room<Reader>>> {
-        Reader::desk("r", format, local_mailboxes()()).actor().clone()
+        Reader::desk("r", format, FilePolicy::anything(), local_mailboxes()())
+            .actor()
+            .clone()
     }
 
     #[test]

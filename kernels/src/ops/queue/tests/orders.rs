@@ -60,7 +60,9 @@ fn through(kind: &str, steps: &[Step]) -> (Vec<i32>, Vec<i32>) {
             Put(x) => puts.push((x, q.put(x))),
             Take => takes.push(q.take()),
             TakeTwo => takes.push(q.take_many("QueueDequeueManyV2", 2, &cancel)),
-            Withdraw => cancel.cancel(Error::cancelled("withdrawn")),
+            Withdraw => {
+                cancel.cancel(Error::cancelled("withdrawn"));
+            }
             Close(pending) => closed.push(q.close(pending)),
         }
     }
@@ -124,12 +126,12 @@ fn in_every_order_a_queue_loses_nothing_repeats_nothing_and_keeps_the_order() {
 #[test]
 fn in_every_order_a_mutex_has_one_holder_and_goes_to_all_in_their_order() {
     #[derive(Debug, Clone, Copy, PartialEq)]
-    enum Step {
+    enum Act {
         Lock(usize),
         Release,
         Withdraw,
     }
-    use Step::{Lock, Release, Withdraw};
+    use Act::{Lock, Release, Withdraw};
     orders(&[Lock(0), Lock(1), Lock(2), Release, Release, Withdraw], &mut |steps| {
         let s = Session::new();
         let mutex = s.run("MutexV2", &[], vec![]).outputs().remove(0);
@@ -160,7 +162,9 @@ fn in_every_order_a_mutex_has_one_holder_and_goes_to_all_in_their_order() {
                 Lock(1) => locks.push((1, s.start("MutexLock", &[], vec![mutex.clone()], &cancel))),
                 Lock(i) => locks.push((i, s.run("MutexLock", &[], vec![mutex.clone()]))),
                 Release => drop(release(&locks, &mut held)),
-                Withdraw => cancel.cancel(Error::cancelled("withdrawn")),
+                Withdraw => {
+                    cancel.cancel(Error::cancelled("withdrawn"));
+                }
             }
             holder(&locks, &held);
         }
@@ -177,12 +181,12 @@ fn in_every_order_a_mutex_has_one_holder_and_goes_to_all_in_their_order() {
 #[test]
 fn in_every_order_an_accumulator_gives_every_gradient_once() {
     #[derive(Debug, Clone, Copy)]
-    enum Step {
+    enum Act {
         Apply(f32),
         Take(i32),
         Withdraw,
     }
-    use Step::{Apply, Take, Withdraw};
+    use Act::{Apply, Take, Withdraw};
     orders(
         &[Apply(1.), Apply(10.), Apply(100.), Take(1), Take(2), Withdraw],
         &mut |steps| {
@@ -212,7 +216,9 @@ fn in_every_order_an_accumulator_gives_every_gradient_once() {
                         applied.outputs();
                     }
                     Take(n) => takes.push(take(n, &cancel)),
-                    Withdraw => cancel.cancel(Error::cancelled("withdrawn")),
+                    Withdraw => {
+                        cancel.cancel(Error::cancelled("withdrawn"));
+                    }
                 }
             }
             assert!(
@@ -236,13 +242,13 @@ fn in_every_order_an_accumulator_gives_every_gradient_once() {
 #[test]
 fn in_every_order_a_barrier_joins_each_tuple_once() {
     #[derive(Debug, Clone, Copy)]
-    enum Step {
+    enum Act {
         Insert(i64, &'static str, i32),
         Take,
         TakeTwo,
         Withdraw,
     }
-    use Step::{Insert, Take, TakeTwo, Withdraw};
+    use Act::{Insert, Take, TakeTwo, Withdraw};
     let steps = [
         Insert(0, "a", 1),
         Insert(1, "a", 10),
@@ -273,7 +279,9 @@ fn in_every_order_a_barrier_joins_each_tuple_once() {
                 }
                 Take => takes.push(take(1, &never)),
                 TakeTwo => takes.push(take(2, &cancel)),
-                Withdraw => cancel.cancel(Error::cancelled("withdrawn")),
+                Withdraw => {
+                    cancel.cancel(Error::cancelled("withdrawn"));
+                }
             }
         }
         let ready = s.run("BarrierReadySize", &[], vec![barrier.clone()]).outputs();
@@ -311,7 +319,9 @@ fn in_every_order_a_staging_area_passes_each_element_once() {
                 // One of the two can be withdrawn.
                 Take if takes.is_empty() => takes.push(get(&cancel)),
                 Take | TakeTwo => takes.push(get(&CancelToken::new())),
-                Withdraw => cancel.cancel(Error::cancelled("withdrawn")),
+                Withdraw => {
+                    cancel.cancel(Error::cancelled("withdrawn"));
+                }
                 Close(_) => {}
             }
         }
