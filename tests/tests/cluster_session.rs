@@ -5,7 +5,7 @@ mod cluster;
 use std::time::{Duration, Instant};
 
 use actorflow::cluster::identity::{Authority, Subject};
-use actorflow::cluster::{ClusterInfo, ConnectOptions};
+use actorflow::cluster::{ClusterInfo, ConnectOptions, TaskName};
 use actorflow::flow::{WhileOptions, while_loop};
 use actorflow::{Code, DType, Graph, GraphVariables, Session, Tensor};
 use cluster::{Cluster, HOUR, options};
