@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each suite uses a part
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-pub mod relay;
+pub(crate) mod relay;
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use actorflow::cluster::{ClusterSpec, ConnectOptions, Server, ServerOptions, Tas
 use actorflow::{Result, SessionOptions};
 use relay::{Relay, Weather};
 
-pub const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// Servers, and the authority that vouches for them.
-pub struct Cluster {
-    pub authority: Authority,
-    pub spec: ClusterSpec,
-    pub servers: Vec<Server>,
+pub(crate) struct Cluster {
+    pub(crate) authority: Authority,
+    pub(crate) spec: ClusterSpec,
+    pub(crate) servers: Vec<Server>,
     /// What stands between a task and the others, if anything does.
-    pub relays: Vec<Relay>,
+    pub(crate) relays: Vec<Relay>,
 }
 
-pub fn free_addr() -> String {
+pub(crate) fn free_addr() -> String {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.local_addr().unwrap().to_string()
 }
 
-pub fn options() -> SessionOptions {
+pub(crate) fn options() -> SessionOptions {
     SessionOptions {
         pin: false,
         ..SessionOptions::with_threads(2)
@@ -46,7 +46,7 @@ impl Cluster {
     }
 
     /// A cluster of these tasks.
-    pub fn new(tasks: &[(&str, u32)]) -> Cluster {
+    pub(crate) fn new(tasks: &[(&str, u32)]) -> Cluster {
         let mut cluster = Cluster::empty();
         for (job, index) in tasks {
             cluster.spec = cluster.spec.with_task(job, *index, &free_addr()).unwrap();
@@ -59,7 +59,7 @@ impl Cluster {
     }
 
     /// A cluster in which the way to each task leads through a relay.
-    pub fn behind_relays(tasks: &[(&str, u32)], weather: Weather) -> Cluster {
+    pub(crate) fn behind_relays(tasks: &[(&str, u32)], weather: Weather) -> Cluster {
         let mut cluster = Cluster::empty();
         let mut real = Vec::new();
         for (i, (job, index)) in tasks.iter().enumerate() {
@@ -77,11 +77,11 @@ impl Cluster {
         cluster
     }
 
-    pub fn identity(&self, subject: &str) -> Identity {
+    pub(crate) fn identity(&self, subject: &str) -> Identity {
         self.authority.issue(subject.parse().unwrap(), HOUR).unwrap()
     }
 
-    pub fn server_options(&self, job: &str, index: u32) -> ServerOptions {
+    pub(crate) fn server_options(&self, job: &str, index: u32) -> ServerOptions {
         let identity = self.identity(&format!("task/{job}/{index}"));
         let task = TaskName::new(job, index).unwrap();
         ServerOptions {
@@ -90,11 +90,11 @@ impl Cluster {
         }
     }
 
-    pub fn start(&self, job: &str, index: u32) -> Result<Server> {
+    pub(crate) fn start(&self, job: &str, index: u32) -> Result<Server> {
         Server::start(self.server_options(job, index))
     }
 
-    pub fn client(&self) -> ConnectOptions {
+    pub(crate) fn client(&self) -> ConnectOptions {
         ConnectOptions::new(self.identity("client/test"))
     }
 }

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 /// What happens to datagrams.
 #[derive(Clone, Copy, Default)]
-pub struct Weather {
+pub(crate) struct Weather {
     /// Of a thousand datagrams so many are lost.
-    pub lost_per_mille: u64,
+    pub(crate) lost_per_mille: u64,
     /// How long each takes, at least.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
     /// How much longer some take.
-    pub jitter: Duration,
+    pub(crate) jitter: Duration,
 }
 
 /// Which ways are closed.
@@ -64,7 +64,7 @@ impl Ord for Flight {
 }
 
 /// Stands in front of a task.
-pub struct Relay {
+pub(crate) struct Relay {
     addr: SocketAddr,
     gates: Arc<Gates>,
     threads: Vec<JoinHandle<()>>,
@@ -74,7 +74,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 impl Relay {
     /// Relays what comes to an address of its own to `target`, and the answers back.
-    pub fn start(target: SocketAddr, weather: Weather, seed: u64) -> Relay {
+    pub(crate) fn start(target: SocketAddr, weather: Weather, seed: u64) -> Relay {
         let front = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
         front.set_read_timeout(Some(PATIENCE)).unwrap();
         let addr = front.local_addr().unwrap();
@@ -157,12 +157,12 @@ impl Relay {
         }
     }
 
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// Whether what goes to the task is withheld, and what comes from it.
-    pub fn close(&self, inward: bool, outward: bool) {
+    pub(crate) fn close(&self, inward: bool, outward: bool) {
         self.gates.inward.store(inward, Relaxed);
         self.gates.outward.store(outward, Relaxed);
     }
