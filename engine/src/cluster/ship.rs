@@ -395,7 +395,7 @@ mod tests {
             ..Default::default()
         };
         let value = proto::AttrValue {
-            value: Some(proto::attr_value::Value::Tensor(tensor)),
+            value: Some(proto::attr_value::Value::Tensor(Box::new(tensor))),
         };
         node.attr.insert("value".into(), value);
         let dtype = attr_to_message(&AttrValue::Type(DType::F32), None).unwrap();
