@@ -112,7 +112,7 @@ impl Task {
         let g = Graph::new();
         let _task = g.device_scope("/job:ps/task:0");
         let queue = g.op("FIFOQueueV2").attr("component_types", vec![DType::Str]);
-        let queue = queue.attr("shared_name", path).output().unwrap();
+        let queue = queue.attr("shared_name", format!("{path} queue")).output().unwrap();
         let reader = g.op("TextLineReaderV2").attr("shared_name", path).output().unwrap();
         let name = g.constant(path).unwrap();
         let fill = g

@@ -1,0 +1,8 @@
+
+E
+xPlaceholder*
+dtype0*&
+shape:€€€€€ €€€€€ €€€€€ 
+
+yShapex*
+T0
