@@ -19,6 +19,9 @@ pub(super) struct Args {
     /// How many parameter servers
     #[arg(long, value_name = "N", default_value_t = 1)]
     ps: u32,
+    /// A directory under which graphs may touch files, DIR or DIR:ro; may be given several times [default: none]
+    #[arg(long, value_name = "DIR[:ro]")]
+    allow_dir: Vec<String>,
     /// How many workers
     #[arg(long, value_name = "N", default_value_t = 2)]
     workers: u32,
@@ -66,6 +69,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             .transpose()
             .map_err(|e| flag("memory", e))?,
         metrics: args.metrics,
+        allow_dir: args.allow_dir.clone(),
         log_level: args.log_level.name().to_owned(),
         grace: units::time(&args.grace).map_err(|e| flag("grace", e))?,
         on_event: Arc::new(report),

@@ -26,6 +26,8 @@ struct File {
     threads: Option<usize>,
     devices: Option<usize>,
     submitters: Option<Vec<String>>,
+    #[serde(default)]
+    allow_dir: Vec<String>,
     authority: Option<PathBuf>,
     join_address: Option<String>,
     authority_address: Option<String>,
@@ -56,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) threads: Option<usize>,
     pub(crate) devices: usize,
     pub(crate) submitters: Option<Vec<String>>,
+    /// The directories under which graphs may touch files.
+    pub(crate) allow_dir: Vec<String>,
     /// The authority's directory, where its service is hosted, with the address to serve it at.
     pub(crate) authority: Option<(PathBuf, SocketAddr)>,
     /// Where the certificate is renewed, if the service is elsewhere.
@@ -232,6 +236,10 @@ impl Config {
             threads: counted("threads", args.threads, file.threads, 4096)?,
             devices: counted("devices", args.devices, file.devices, 64)?.unwrap_or(1),
             submitters: args.submitters.clone().or(file.submitters),
+            allow_dir: match args.allow_dir.is_empty() {
+                true => file.allow_dir,
+                false => args.allow_dir.clone(),
+            },
             authority,
             authority_address: args.authority_address.clone().or(file.authority_address),
             metrics: match metrics {

@@ -64,6 +64,10 @@ pub(crate) struct Args {
     /// Jobs whose tasks may submit graphs, beside clients and chiefs [default: chief,master,worker]
     #[arg(long, value_name = "JOB", value_delimiter = ',')]
     submitters: Option<Vec<String>>,
+    /// A directory under which graphs may touch files, DIR or DIR:ro for reading alone; may be given several times
+    /// [default: none]
+    #[arg(long, value_name = "DIR[:ro]")]
+    allow_dir: Vec<String>,
     /// The cluster's authority (`actorflow cluster init`): serve it to nodes that join, and take the identity from it
     #[arg(long, value_name = "DIR")]
     authority: Option<PathBuf>,
@@ -125,6 +129,7 @@ impl Running {
         if let Some(jobs) = &config.submitters {
             options.submitters.clone_from(jobs);
         }
+        options.directories.clone_from(&config.allow_dir);
         let server = Arc::new(Server::start(options)?);
         let vitals = Arc::new(Vitals::new(&server, &identity));
         let http = match config.metrics {

@@ -49,6 +49,8 @@ pub struct LocalOptions {
     pub grace: Duration,
     /// How long all tasks may take to be ready at first.
     pub patience: Duration,
+    /// The directories under which graphs may touch files, `DIR` or `DIR:ro`.
+    pub allow_dir: Vec<String>,
     /// The tasks' current folder; by default this process'.
     pub current_dir: Option<PathBuf>,
     /// Is told what happens.
@@ -69,6 +71,7 @@ impl LocalOptions {
             log_level: "warn".to_owned(),
             grace: Duration::from_secs(5),
             patience: Duration::from_secs(30),
+            allow_dir: Vec::new(),
             current_dir: None,
             on_event: Arc::new(|_| {}),
         }

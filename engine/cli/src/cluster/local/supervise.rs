@@ -259,6 +259,9 @@ impl Supervisor {
         if o.metrics {
             c.args(["--metrics", "127.0.0.1:0"]);
         }
+        for dir in &o.allow_dir {
+            c.args(["--allow-dir", dir]);
+        }
         if let Some(dir) = &o.current_dir {
             c.current_dir(dir);
         }
