@@ -1,6 +1,6 @@
 //! Replicas of one process under every strategy: whose gradients count and how often, what waits for whom, and that
 //! replicas together do what one machine does.
-
+#![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
 use std::sync::Mutex;
@@ -223,7 +223,7 @@ fn nobody_is_further_ahead_than_the_bound() {
                         let slowest = done.iter().map(|d| d.load(Ordering::SeqCst)).min().unwrap();
                         // What others have done is noted after they are told.
                         assert!(k <= slowest + bound + 1, "step {k}, the slowest is at {slowest}");
-                        if (i as u64 + k) % 3 == 0 {
+                        if (i as u64 + k).is_multiple_of(3) {
                             std::thread::sleep(Duration::from_millis((i as u64 * 7 + k) % 5));
                         }
                         assert!(r.step(&[one_hot(places, i * steps + k as usize)]).unwrap().applied);

@@ -1,4 +1,5 @@
 //! Networks that lose, delay and withhold: steps give the right values or an error that names the task, in bounded time.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 mod cluster;
 

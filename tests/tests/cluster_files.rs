@@ -1,4 +1,5 @@
 //! What the graphs of others may do at a task: which files they may touch, and how large they may be.
+#![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
 use std::net::UdpSocket;

@@ -1,4 +1,5 @@
 //! Sessions over the tasks of a cluster: several servers of this process, over QUIC on the loopback.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 mod cluster;
 

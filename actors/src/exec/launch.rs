@@ -100,18 +100,18 @@ impl Executor {
             exec.active.fetch_sub(1, Relaxed);
             done(result);
         }));
-        let job = Box::new(Job {
+        let job = Job {
             exec: self.clone(),
             plan: plan.clone(),
             step: step.clone(),
             what: What::Start(feeds),
             done: false,
-        });
+        };
         let known_cheap = || plan.runs.load(Relaxed) > FEW_RUNS && !plan.is_heavy();
         if pace == Pace::AtOnceIfCheap && known_cheap() {
             job.go();
         } else {
-            self.pool.spawn(job);
+            self.pool.spawn(Box::new(job));
         }
         Ok(Launched {
             plan: plan.clone(),
@@ -199,12 +199,12 @@ impl Job {
 
 impl Task for Job {
     fn run(self: Box<Self>, _: &WorkerCx<'_>) {
-        self.go();
+        (*self).go();
     }
 }
 
 impl Job {
-    fn go(mut self: Box<Self>) {
+    fn go(mut self) {
         let what = std::mem::replace(&mut self.what, What::Nothing);
         {
             let mut scratch = Scratch::default();

@@ -88,7 +88,7 @@ fn gradients_of_a_loop_cross_devices() {
     let n = g.placeholder("n", DType::I32, [] as [Option<usize>; 0]).unwrap();
     let rate = g.placeholder("rate", DType::F32, [] as [Option<usize>; 0]).unwrap();
     let out = scattered_loop(&g, &n, &rate).unwrap();
-    let grad = gradients(&[out], &[rate.clone()]).unwrap()[0]
+    let grad = gradients(&[out], std::slice::from_ref(&rate)).unwrap()[0]
         .clone()
         .unwrap()
         .to_dense()

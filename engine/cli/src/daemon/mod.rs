@@ -227,11 +227,7 @@ fn stop(running: Running, reason: End, grace: Duration, told: &Receiver<End>) ->
             at_end.get_or_init(|| ());
             drop((running, tell));
         })?;
-    loop {
-        match over.recv_timeout(Duration::from_millis(20)) {
-            Err(RecvTimeoutError::Timeout) => {}
-            _ => break,
-        }
+    while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(Duration::from_millis(20)) {
         if matches!(told.try_recv(), Ok(End::Signal(_))) && left.get().is_none() {
             return Err(Failure::Failed(
                 "ended at once by a second signal, with steps in progress".into(),
