@@ -61,12 +61,7 @@ fn the_corpus_has_the_graphs_that_were_made_to_do_harm() {
 #[test]
 fn graphs_that_were_made_to_do_harm_are_errors() {
     for (name, bytes) in seeds::made() {
-        let harmless = [
-            "constant_with_too_many_values.pb",
-            "placeholder_of_huge_extents.pb",
-            "range_that_goes_nowhere.pb",
-        ]
-        .contains(&name);
+        let harmless = ["constant_with_too_many_values.pb", "placeholder_of_huge_extents.pb"].contains(&name);
         let error = targets::run_graph(bytes);
         assert!(harmless || error.is_some(), "{name} has a result");
     }
@@ -81,13 +76,8 @@ fn sound_files_of_folders_are_read() {
 
 #[test]
 fn files_cut_off_anywhere_are_errors() {
-    // The assets of a SavedModel may be shorter: a vocabulary of fewer words is one too.
-    for (target, every, refused) in [
-        ("saved_model", 101, false),
-        ("bundle", 13, true),
-        ("checkpoint", 1, true),
-    ] {
-        let summary = child::read(target, Files::Cut { every, refused });
+    for (target, every) in [("saved_model", 101), ("bundle", 13), ("checkpoint", 1)] {
+        let summary = child::read(target, Files::Cut { every, refused: true });
         println!("{target}: {summary}");
     }
 }

@@ -125,6 +125,8 @@ impl Target {
                         entry.expect("an entry of the scratch folder").file_name(),
                     ));
                 }
+                // The directory's state names checkpoints; reading one does not need it.
+                files.retain(|file| file.as_os_str() != "checkpoint");
                 files.sort();
                 load_checkpoint
             }
@@ -134,7 +136,9 @@ impl Target {
                 let is_bundle = name == "bundle";
                 files.retain(|f| match f.extension().and_then(|e| e.to_str()) {
                     Some("npy") => false,
-                    Some("pb" | "txt") => !is_bundle,
+                    Some("pb") => !is_bundle,
+                    // A vocabulary may have any lines.
+                    Some("txt") => false,
                     _ => is_bundle,
                 });
                 if is_bundle { load_bundle } else { load_model }
