@@ -19,7 +19,7 @@ use actorflow::{Code, DType, Error, Graph, GraphVariables, Output, Result, Sessi
 static DIGITS: &[u8] = include_bytes!("../cli/data/digits.csv.gz");
 const PIXELS: usize = 64;
 /// Images of a step, of all workers together.
-const BATCH: usize = 64;
+const BATCH: usize = 32;
 const EPOCHS: usize = 60;
 const TARGET: f64 = 0.97;
 
@@ -138,6 +138,9 @@ fn work(options: ReplicaOptions, session: &Session, sets: &[Images; 2]) -> Resul
                 "{strategy}: epoch {}: loss {loss:.4}, accuracy {accuracy:.4}",
                 epoch + 1
             );
+        }
+        if accuracy >= TARGET {
+            break;
         }
     }
     accuracy = accuracy.max(judge.accuracy(&replica)?);

@@ -30,12 +30,19 @@ fn model(g: &Graph) -> Result<Model> {
     })
 }
 
-/// What the process of a task runs; a worker gives what it has learnt.
-fn task(spec: &ClusterSpec, job: &str, index: u32, identity: Identity, strategy: Strategy) -> Result<Vec<f32>> {
+/// What the process of a task runs; a worker gives what it has learnt, and its server, which others may still need: under
+/// allreduce each worker adds up gradients for all.
+fn task(
+    spec: &ClusterSpec,
+    job: &str,
+    index: u32,
+    identity: Identity,
+    strategy: Strategy,
+) -> Result<(Server, Vec<f32>)> {
     let server = Server::start(ServerOptions::new(spec.clone(), TaskName::new(job, index)?, identity))?;
     if job == "ps" {
         server.join();
-        return Ok(Vec::new());
+        return Ok((server, Vec::new()));
     }
     let (workers, ps) = (spec.num_tasks("worker"), spec.num_tasks("ps"));
     let names = |job: &str, n: usize| (0..n).map(|i| format!("/job:{job}/task:{i}")).collect::<Vec<_>>();
@@ -61,7 +68,8 @@ fn task(spec: &ClusterSpec, job: &str, index: u32, identity: Identity, strategy:
     }
     let learnt = replica.parameters()?;
     replica.leave()?;
-    learnt.iter().map(|(_, t)| t.to_scalar::<f32>()).collect()
+    let learnt = learnt.iter().map(|(_, t)| t.to_scalar::<f32>());
+    Ok((server, learnt.collect::<Result<_>>()?))
 }
 
 fn address() -> Result<String> {
@@ -93,8 +101,11 @@ fn main() -> Result<()> {
         }));
     }
     let panicked = |_| Error::internal("a task panicked");
+    let mut done = Vec::new();
     for worker in workers {
-        let learnt = worker.join().map_err(panicked)??;
+        done.push(worker.join().map_err(panicked)??);
+    }
+    for (_, learnt) in &done {
         println!("y = {:.3} x + {:.3}", learnt[0], learnt[1]);
         if (learnt[0] - 2.0).abs() > 0.05 || (learnt[1] - 1.0).abs() > 0.05 {
             return Err(Error::internal("the line was not found"));

@@ -14,6 +14,8 @@
 //! are too far ahead; `AgreeReduce` gives the mean instead of applying it, for replicas that keep the parameters
 //! themselves. What is decided and when is in [`state`], which knows nothing of tensors.
 
+#![forbid(unsafe_code)]
+
 pub mod apply;
 pub mod decide;
 pub mod desk;
