@@ -7,8 +7,10 @@ use std::fmt;
 use crate::error::{Error, Result};
 
 /// The type of a tensor's elements. The discriminants are TensorFlow's `DataType` numbers.
+///
+/// It takes a whole word, so that tensors have no padding (see `Rank` in `shape`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
+#[repr(usize)]
 pub enum DType {
     /// 32-bit IEEE float (`DT_FLOAT`).
     F32 = 1,

@@ -11,9 +11,20 @@ pub const MAX_RANK: usize = 254;
 
 const INLINE: usize = 3;
 
+/// The rank of a shape that is stored inline. A whole word, whose other values tell that the shape is not: padding
+/// inside of a tensor is copied in pieces that overlap, and whoever reads it soon waits for the stores.
+#[derive(Clone, Copy)]
+#[repr(usize)]
+enum Rank {
+    R0,
+    R1,
+    R2,
+    R3,
+}
+
 #[derive(Clone)]
 enum Repr {
-    Inline(u8, [usize; INLINE]),
+    Inline(Rank, [usize; INLINE]),
     Heap(Arc<[usize]>),
 }
 
@@ -25,18 +36,18 @@ pub struct Shape(Repr);
 
 impl Shape {
     /// The shape of a scalar: `[]`.
-    pub const SCALAR: Shape = Shape(Repr::Inline(0, [0; INLINE]));
+    pub const SCALAR: Shape = Shape(Repr::Inline(Rank::R0, [0; INLINE]));
 
     /// A shape of these dimensions.
     #[inline]
     pub fn new(dims: &[usize]) -> Self {
-        if dims.len() <= INLINE {
-            let mut d = [0; INLINE];
-            d[..dims.len()].copy_from_slice(dims);
-            Shape(Repr::Inline(dims.len() as u8, d))
-        } else {
-            Shape(Repr::Heap(dims.into()))
-        }
+        Shape(match *dims {
+            [] => Repr::Inline(Rank::R0, [0; INLINE]),
+            [a] => Repr::Inline(Rank::R1, [a, 0, 0]),
+            [a, b] => Repr::Inline(Rank::R2, [a, b, 0]),
+            [a, b, c] => Repr::Inline(Rank::R3, [a, b, c]),
+            _ => Repr::Heap(dims.into()),
+        })
     }
 
     /// A shape of signed dimensions, as they come from a tensor or a file.
@@ -78,14 +89,14 @@ impl Shape {
     /// Whether the rank is 0.
     #[inline]
     pub fn is_scalar(&self) -> bool {
-        matches!(self.0, Repr::Inline(0, _))
+        matches!(self.0, Repr::Inline(Rank::R0, _))
     }
 
     /// The number of elements of an existing tensor; such a product was checked when the tensor was made.
     #[inline]
     pub fn count(&self) -> usize {
         match &self.0 {
-            Repr::Inline(0, _) => 1,
+            Repr::Inline(Rank::R0, _) => 1,
             _ => self.dims().iter().product(),
         }
     }

@@ -9,7 +9,7 @@ mod cse;
 mod fold;
 mod fuse_descent;
 mod fuse_elementwise;
-mod fuse_matmul;
+mod fuse_product;
 mod gates;
 pub mod ir;
 mod same;
@@ -58,7 +58,7 @@ passes! {
     common_subexpressions;
     /// Drops control edges of gradients' gates that hold nothing back.
     open_gates;
-    /// Runs a product of matrices with the bias and the `Relu` that follow as one node.
+    /// Runs a product of matrices or a convolution with the bias and the `Relu` that follow as one node.
     product_fusion;
     /// Adds a gradient that is a product of matrices to its variable without storing it.
     descent_fusion;
@@ -131,7 +131,7 @@ pub(crate) fn optimize(ir: &mut ir::Ir, passes: Passes, resources: &Arc<Resource
         bypass::run(ir);
     }
     if passes.product_fusion {
-        fuse_matmul::run(ir)?;
+        fuse_product::run(ir)?;
     }
     if passes.descent_fusion {
         fuse_descent::run(ir)?;

@@ -286,6 +286,50 @@ fn a_product_takes_bias_and_relu_with_it() {
     assert!(e.node().is_some());
 }
 
+#[test]
+fn a_convolution_takes_bias_and_relu_with_it() {
+    for layout in ["NHWC", "NCHW"] {
+        let g = Graph::new();
+        let last = layout == "NHWC";
+        let shape = if last { [2, 4, 3, 2] } else { [2, 2, 4, 3] };
+        let x = placeholder(&g, "x", shape.map(Some));
+        let weights: Vec<f32> = (0..24).map(|i| (i % 7) as f32 - 3.0).collect();
+        let w = g
+            .variable("w", Tensor::from_slice([2, 2, 2, 3], &weights).unwrap())
+            .unwrap();
+        let b = g.variable("b", [-2f32, 0., 3.]).unwrap();
+        let conv = g.op("Conv2D").input(&x).input(&w).attr("data_format", layout);
+        let conv = conv.attr("strides", [1i64; 4]).attr("padding", "SAME").output().unwrap();
+        let bias = |y: &Output, layout: &str| {
+            let b = g.op("BiasAdd").input(y).input(&b).attr("data_format", layout);
+            b.output().unwrap()
+        };
+        let biased = bias(&conv, layout);
+        let fused = |y: &Output| {
+            let o = ops(&g, &[&x], &[y], &[]);
+            (count(&o, "_FusedConv2D"), o.len())
+        };
+        assert_eq!(fused(&biased), (1, 5));
+        assert_eq!(fused(&biased.relu().unwrap()), (1, 5));
+        assert_eq!(fused(&conv.relu().unwrap()), (1, 3));
+        // A vector is added to the last dimension, whatever that is.
+        assert_eq!(fused(&conv.plus(&b).unwrap()).0, usize::from(last));
+
+        let y = biased.relu().unwrap();
+        let feed: Vec<f32> = (0..48).map(|i| (i % 5) as f32 - 2.0).collect();
+        let results: Vec<_> = [Passes::ALL, Passes::NONE]
+            .into_iter()
+            .map(|passes| {
+                let s = session(&g, passes);
+                s.execute(&[&g.global_variables_initializer().unwrap()]).unwrap();
+                s.run(&[(&x, Tensor::from_slice(shape, &feed).unwrap())], &[&y])
+                    .unwrap()
+            })
+            .collect();
+        assert_eq!(results[0], results[1]);
+    }
+}
+
 /// A linear model of two layers, its loss and its step of gradient descent.
 fn model(g: &Graph, reference: bool) -> (Output, Output, Operation) {
     let build = |name: &str, value: Tensor| {

@@ -1,5 +1,6 @@
 //! One block of C on one thread: the loops around the microkernel.
 
+use super::chain::{Link, Linked};
 use super::micro::{Isa, Kernel, Strip, WIDE};
 use super::pack::{self, Panels, Transposed};
 use super::plan::Plan;
@@ -106,7 +107,13 @@ pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<u
                     }
                     b = b_buffer;
                 }
+                let links = [Link {
+                    a: 0,
+                    b: 0,
+                    k: depth,
+                }];
                 let inner = Inner {
+                    links: &links,
                     a: p.a.wrapping_add(rows.start * p.a_row + k0 * p.a_col),
                     b,
                     packed: plan.pack_b,
@@ -130,8 +137,33 @@ pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<u
     });
 }
 
+/// Computes a sum of products.
+///
+/// # Safety
+/// As for [`block`], for every link.
+pub(super) unsafe fn chain<S: Isa>(sum: &Linked<'_, S::T>, plan: &Plan) {
+    let p = &sum.product;
+    let inner = Inner {
+        links: sum.links,
+        a: p.a,
+        b: p.b,
+        packed: false,
+        depth: 0,
+        height: p.m,
+        width: p.n,
+        i0: 0,
+        j0: 0,
+        beta: p.beta,
+        last: true,
+        turn: std::ptr::null_mut(),
+    };
+    // SAFETY: the caller's promise is the same.
+    unsafe { inner.run::<S>(p, plan) };
+}
+
 /// The operands of the two loops over tiles.
-struct Inner<T> {
+struct Inner<'a, T> {
+    links: &'a [Link],
     a: *const T,
     b: *const T,
     packed: bool,
@@ -145,7 +177,7 @@ struct Inner<T> {
     turn: *mut T,
 }
 
-impl<T: Real> Inner<T> {
+impl<T: Real> Inner<'_, T> {
     /// All tiles of the block, strip by strip: a strip's rows of A stay in the first-level cache while B streams by.
     ///
     /// # Safety
@@ -178,7 +210,7 @@ impl<T: Real> Inner<T> {
         let beta = if p.turned { T::ZERO } else { self.beta };
         let mut strip = Strip {
             panels: 0,
-            k: self.depth,
+            links: self.links,
             a: self.a.wrapping_add(i * p.a_row),
             a_row: p.a_row,
             a_col: p.a_col,

@@ -6,14 +6,15 @@
 //! latency 4 in flight need 8) with 14 loads for 24 multiply-adds, where the ports would take 24.
 //! Kernels exist for every height, so an edge is spread over several tiles of nearly equal height and costs little.
 
+use super::chain::Link;
 use super::simd::{Portable, Real, Simd};
 
 /// The operands of a strip: tiles side by side, all of a kernel's size except that the last vector may be partial.
-pub(super) struct Strip<T> {
+pub(super) struct Strip<'a, T> {
     /// Tiles in the strip, at least 1.
     pub(super) panels: usize,
-    /// Length of the inner dimension.
-    pub(super) k: usize,
+    /// The stretches of the inner dimension, relative to `a` and `b`.
+    pub(super) links: &'a [Link],
     /// Top left element of the rows of A.
     pub(super) a: *const T,
     /// Distance between rows of A.
@@ -47,7 +48,7 @@ pub(super) struct Strip<T> {
 }
 
 /// A microkernel for a fixed number of rows and vectors.
-pub(super) type Kernel<T> = unsafe fn(&Strip<T>);
+pub(super) type Kernel<T> = unsafe fn(&Strip<'_, T>);
 
 /// An instruction set for one element type: the functions that enable its target features.
 pub(super) trait Isa: Simd {
@@ -81,8 +82,8 @@ pub(super) const WIDE: usize = 4;
     clippy::needless_range_loop,
     reason = "indices that unroll completely keep the accumulators in registers"
 )]
-unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<S::T>) {
-    // SAFETY: all accesses are inside the operands that the caller describes: rows of A `0..ROWS`, steps `0..k`, and
+unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<'_, S::T>) {
+    // SAFETY: all accesses are inside the operands that the caller describes: rows of A `0..ROWS`, the links' steps, and
     // the vectors of B and C whose lanes past `tail` are masked off. Prefetches may be anywhere.
     unsafe {
         let l = S::LANES;
@@ -90,33 +91,35 @@ unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<S::T>) 
         for left in (0..t.panels).rev() {
             let mask = S::mask(if left == 0 { t.tail } else { l });
             let mut acc = [[S::splat(S::T::ZERO); VECS]; ROWS];
-            // One pointer per three rows: x86 addressing reaches base, base + s and base + 2 s.
-            let mut rows = [t.a; 8];
-            for g in 0..8 {
-                rows[g] = t.a.wrapping_add(3 * g * t.a_row);
-            }
-            let mut b = panel;
-            for _ in 0..t.k {
-                let mut x = [S::splat(S::T::ZERO); VECS];
-                for v in 0..VECS {
-                    x[v] = if v + 1 < VECS {
-                        S::load(b.add(v * l))
-                    } else {
-                        S::load_masked(b.add(v * l), mask)
-                    };
-                }
-                for v in 0..VECS {
-                    S::prefetch(b.wrapping_add(t.ahead + v * l));
-                }
-                for i in 0..ROWS {
-                    let y = S::splat(*rows[i / 3].wrapping_add((i % 3) * t.a_row));
-                    for v in 0..VECS {
-                        acc[i][v] = S::mul_add(y, x[v], acc[i][v]);
-                    }
-                }
-                b = b.wrapping_add(t.b_row);
+            for link in t.links {
+                // One pointer per three rows: x86 addressing reaches base, base + s and base + 2 s.
+                let mut rows = [t.a; 8];
                 for g in 0..8 {
-                    rows[g] = rows[g].wrapping_add(t.a_col);
+                    rows[g] = t.a.wrapping_add(link.a + 3 * g * t.a_row);
+                }
+                let mut b = panel.wrapping_add(link.b);
+                for _ in 0..link.k {
+                    let mut x = [S::splat(S::T::ZERO); VECS];
+                    for v in 0..VECS {
+                        x[v] = if v + 1 < VECS {
+                            S::load(b.add(v * l))
+                        } else {
+                            S::load_masked(b.add(v * l), mask)
+                        };
+                    }
+                    for v in 0..VECS {
+                        S::prefetch(b.wrapping_add(t.ahead + v * l));
+                    }
+                    for i in 0..ROWS {
+                        let y = S::splat(*rows[i / 3].wrapping_add((i % 3) * t.a_row));
+                        for v in 0..VECS {
+                            acc[i][v] = S::mul_add(y, x[v], acc[i][v]);
+                        }
+                    }
+                    b = b.wrapping_add(t.b_row);
+                    for g in 0..8 {
+                        rows[g] = rows[g].wrapping_add(t.a_col);
+                    }
                 }
             }
             finish::<S, ROWS, VECS>(t, acc, mask, c, bias);
@@ -139,7 +142,7 @@ unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<S::T>) 
     reason = "indices that unroll completely keep the accumulators in registers"
 )]
 unsafe fn finish<S: Simd, const ROWS: usize, const VECS: usize>(
-    t: &Strip<S::T>,
+    t: &Strip<'_, S::T>,
     mut acc: [[S::V; VECS]; ROWS],
     mask: S::M,
     c: *mut S::T,
@@ -206,7 +209,7 @@ macro_rules! isa {
             const MAX_ROWS: usize = $max;
             const NARROW: &'static [Kernel<Self::T>] = {
                 $(#[$attr])?
-                unsafe fn kernel<const ROWS: usize>(t: &Strip<<$ty as Simd>::T>) {
+                unsafe fn kernel<const ROWS: usize>(t: &Strip<'_, <$ty as Simd>::T>) {
                     // SAFETY: the caller's promise is the same.
                     unsafe { strip::<$ty, ROWS, 1>(t) }
                 }
@@ -214,7 +217,7 @@ macro_rules! isa {
             };
             const BROAD: &'static [Kernel<Self::T>] = {
                 $(#[$attr])?
-                unsafe fn kernel<const ROWS: usize>(t: &Strip<<$ty as Simd>::T>) {
+                unsafe fn kernel<const ROWS: usize>(t: &Strip<'_, <$ty as Simd>::T>) {
                     // SAFETY: the caller's promise is the same.
                     unsafe { strip::<$ty, ROWS, 2>(t) }
                 }
@@ -222,7 +225,7 @@ macro_rules! isa {
             };
             const FLAT: &'static [Kernel<Self::T>] = {
                 $(#[$attr])?
-                unsafe fn kernel<const ROWS: usize>(t: &Strip<<$ty as Simd>::T>) {
+                unsafe fn kernel<const ROWS: usize>(t: &Strip<'_, <$ty as Simd>::T>) {
                     // SAFETY: the caller's promise is the same.
                     unsafe { strip::<$ty, ROWS, WIDE>(t) }
                 }

@@ -9,6 +9,7 @@
 //! last bits between instruction sets.
 //!
 //! * `matrix`: the operands and their checks.
+//! * `chain`: sums of products whose operands are stretches of two arrays.
 //! * `plan`: orientation, packing, blocking, and the split over threads.
 //! * `block`: the loops around the microkernel for one block of C.
 //! * `micro`, `simd`, `x86`: the microkernel and the vector operations it is written in.
@@ -16,6 +17,7 @@
 //! * `plain`: every other element type.
 
 mod block;
+mod chain;
 mod matrix;
 mod micro;
 mod pack;
@@ -29,6 +31,7 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use chain::{Chain, Link, gemm_chain};
 pub use matrix::{Epilogue, GemmError, Mat, MatMut, Offsets};
 
 use actorflow_core::parallel::Parallel;
@@ -39,12 +42,17 @@ use block::Product;
 pub trait Element: sealed::Multiply {}
 
 mod sealed {
+    use super::chain::Linked;
     use super::{Batch, Parallel};
 
     /// What the engine needs of an element type.
     pub trait Multiply: Copy + Send + Sync + 'static {
+        /// Multiplicative identity.
+        const UNIT: Self;
         /// Computes every product of the batch.
         fn multiply(par: &dyn Parallel, batch: &Batch<'_, Self>);
+        /// Computes a sum of products.
+        fn chain(sum: &Linked<'_, Self>);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Products of the element types that have no microkernel: blocked loops over packed rows of B, accumulated in a type
 //! wide enough.
 
-use super::{Batch, Element, block::Product, scratch, sealed::Multiply};
-use actorflow_core::parallel::Parallel;
+use super::chain::Linked;
+use super::{Batch, Element, Offsets, block::Product, scratch, sealed::Multiply};
+use actorflow_core::parallel::{Parallel, Serial};
 use half::{bf16, f16};
 use num_complex::Complex;
 use std::ops::Range;
@@ -105,8 +106,36 @@ fn run<T: Plain>(par: &dyn Parallel, batch: &Batch<'_, T>) {
     }
 }
 
+/// Computes a sum of products, one after the other.
+fn chain<T: Plain + Multiply>(sum: &Linked<'_, T>) {
+    let none = super::Link { a: 0, b: 0, k: 0 };
+    let links = if sum.links.is_empty() { &[none] } else { sum.links };
+    for (i, l) in links.iter().enumerate() {
+        let (p, last) = (sum.product, i + 1 == links.len());
+        let product = Product {
+            k: l.k,
+            a: p.a.wrapping_add(l.a),
+            b: p.b.wrapping_add(l.b),
+            beta: if i == 0 { p.beta } else { T::UNIT },
+            bias: if last { p.bias } else { std::ptr::null() },
+            relu: last && p.relu,
+            ..p
+        };
+        let batch = Batch {
+            product,
+            conj_a: false,
+            conj_b: false,
+            count: 1,
+            a: Offsets::Every(0),
+            b: Offsets::Every(0),
+            c: 0,
+        };
+        run(&Serial, &batch);
+    }
+}
+
 macro_rules! plain {
-    ($t:ty, $acc:ty, $zero:expr, $one:expr, $widen:expr, $narrow:expr, $mul_add:expr, $relu:expr) => {
+    ($t:ty, $unit:expr, $acc:ty, $zero:expr, $one:expr, $widen:expr, $narrow:expr, $mul_add:expr, $relu:expr) => {
         impl Plain for $t {
             type Acc = $acc;
             const ZERO: $acc = $zero;
@@ -132,8 +161,14 @@ macro_rules! plain {
         impl Element for $t {}
 
         impl Multiply for $t {
+            const UNIT: $t = $unit;
+
             fn multiply(par: &dyn Parallel, batch: &Batch<'_, $t>) {
                 run(par, batch);
+            }
+
+            fn chain(sum: &Linked<'_, $t>) {
+                chain(sum);
             }
         }
     };
@@ -148,6 +183,7 @@ macro_rules! separate {
 
 plain!(
     f16,
+    f16::ONE,
     f32,
     0.0,
     1.0,
@@ -158,6 +194,7 @@ plain!(
 );
 plain!(
     bf16,
+    bf16::ONE,
     f32,
     0.0,
     1.0,
@@ -168,6 +205,7 @@ plain!(
 );
 plain!(
     i32,
+    1,
     i32,
     0,
     1,
@@ -178,6 +216,7 @@ plain!(
 );
 plain!(
     i64,
+    1,
     i64,
     0,
     1,
@@ -188,6 +227,7 @@ plain!(
 );
 plain!(
     Complex<f32>,
+    Complex::new(1.0, 0.0),
     Complex<f32>,
     Complex::new(0.0, 0.0),
     Complex::new(1.0, 0.0),
@@ -198,6 +238,7 @@ plain!(
 );
 plain!(
     Complex<f64>,
+    Complex::new(1.0, 0.0),
     Complex<f64>,
     Complex::new(0.0, 0.0),
     Complex::new(1.0, 0.0),

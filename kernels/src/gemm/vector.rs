@@ -1,9 +1,10 @@
 //! Driving the vector engine for `f32` and `f64`: instruction set, plan, and chunks of work for the device's workers.
 
-use super::block::block;
+use super::block::{self, block};
+use super::chain::Linked;
 use super::micro::Isa;
 use super::plan;
-use super::simd::Portable;
+use super::simd::{Portable, Real};
 use super::{Batch, Element, sealed::Multiply};
 use actorflow_core::parallel::Parallel;
 
@@ -34,11 +35,22 @@ unsafe fn run<S: Isa>(par: &dyn Parallel, batch: &Batch<'_, S::T>) {
     }
 }
 
+/// Computes a sum of products with the instruction set of `S`.
+///
+/// # Safety
+/// As for [`run`].
+unsafe fn chain<S: Isa>(sum: &Linked<'_, S::T>) {
+    // SAFETY: the caller's promise is the same.
+    unsafe { block::chain::<S>(sum, &plan::layout(&sum.product, S::LANES)) }
+}
+
 macro_rules! multiply {
     ($t:ty, $avx512:ident, $avx2:ident, $lanes:literal) => {
         impl Element for $t {}
 
         impl Multiply for $t {
+            const UNIT: $t = <$t as Real>::ONE;
+
             fn multiply(par: &dyn Parallel, batch: &Batch<'_, $t>) {
                 #[cfg(target_arch = "x86_64")]
                 {
@@ -53,6 +65,22 @@ macro_rules! multiply {
                 }
                 // SAFETY: portable code runs everywhere; a batch is made with checked pointers only.
                 unsafe { run::<Portable<$t, $lanes>>(par, batch) }
+            }
+
+            fn chain(sum: &Linked<'_, $t>) {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    if std::arch::is_x86_feature_detected!("avx512f") {
+                        // SAFETY: the feature was just detected; a sum is made with checked pointers only.
+                        return unsafe { chain::<super::x86::$avx512>(sum) };
+                    }
+                    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                        // SAFETY: the features were just detected; a sum is made with checked pointers only.
+                        return unsafe { chain::<super::x86::$avx2>(sum) };
+                    }
+                }
+                // SAFETY: portable code runs everywhere; a sum is made with checked pointers only.
+                unsafe { chain::<Portable<$t, $lanes>>(sum) }
             }
         }
     };

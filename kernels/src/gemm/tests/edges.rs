@@ -208,3 +208,81 @@ fn operands_that_do_not_fit_are_refused() {
     assert_eq!(batched(4, Offsets::At(&[0, 8])), Err(GemmError::OutOfBounds));
     assert_eq!(batched(4, Offsets::At(&[0, 9, 0])), Err(GemmError::OutOfBounds));
 }
+
+/// A sum of products over stretches of two arrays, and the same written out.
+fn check_chain<T: Scalar + PartialEq + std::fmt::Debug>(m: usize, n: usize, links: &[Link]) {
+    let mut values = Values(m as u64 * 31 + n as u64);
+    let mut take = |len: usize| values.take(len).into_iter().map(T::of).collect::<Vec<T>>();
+    let (a, b, bias, before) = (take(400), take(900), take(n), take(m * (n + 3)));
+    let chain = Chain {
+        a: &a,
+        a_row: 3,
+        a_col: 7,
+        b: &b,
+        b_row: n + 2,
+    };
+    let mut c = before.clone();
+    let to = MatMut::new(&mut c, m, n, n + 3).unwrap();
+    let epilogue = Epilogue {
+        bias: Some(&bias),
+        relu: true,
+    };
+    gemm_chain(chain, links, T::of(2.0), to, epilogue).unwrap();
+    for i in 0..m {
+        for j in 0..n + 3 {
+            let (got, old) = (c[i * (n + 3) + j].f64(), before[i * (n + 3) + j].f64());
+            if j >= n {
+                assert_eq!(got, old);
+                continue;
+            }
+            let mut want = T::of(2.0).f64() * old + bias[j].f64();
+            for l in links {
+                for k in 0..l.k {
+                    want += a[l.a + i * 3 + k * 7].f64() * b[l.b + k * (n + 2) + j].f64();
+                }
+            }
+            let want = want.max(0.0);
+            let close = (got - want).abs() <= 100.0 * T::EPSILON * (1.0 + want.abs());
+            assert!(close, "{got} for {want} at ({i}, {j}) of {m} by {n}, {links:?}");
+        }
+    }
+}
+
+#[test]
+fn sums_of_products_are_those_of_their_links() {
+    let link = |a, b, k| Link { a, b, k };
+    let lists: [&[Link]; 4] = [
+        &[],
+        &[link(5, 11, 9)],
+        &[link(0, 40, 3), link(17, 0, 0), link(90, 3, 12), link(1, 1, 1)],
+        &[link(400, 900, 0)],
+    ];
+    for links in lists {
+        for (m, n) in [(1, 1), (2, 40), (3, 17), (12, 33), (25, 32), (13, 5)] {
+            check_chain::<f32>(m, n, links);
+            check_chain::<f64>(m, n, links);
+            check_chain::<i32>(m, n, links);
+        }
+    }
+}
+
+#[test]
+fn a_link_outside_of_its_array_is_refused() {
+    let (a, b, mut c) = ([1f32; 10], [1f32; 10], [0f32; 4]);
+    let chain = Chain {
+        a: &a,
+        a_row: 4,
+        a_col: 1,
+        b: &b,
+        b_row: 2,
+    };
+    let mut run = |a, b, k| {
+        let c = MatMut::dense(&mut c, 2, 2).unwrap();
+        gemm_chain(chain, &[Link { a, b, k }], 0.0, c, Epilogue::NONE)
+    };
+    assert_eq!(run(0, 0, 5), Ok(()));
+    assert_eq!(run(2, 0, 5), Err(GemmError::OutOfBounds));
+    assert_eq!(run(0, 1, 5), Err(GemmError::OutOfBounds));
+    assert_eq!(run(usize::MAX, 0, 1), Err(GemmError::OutOfBounds));
+    assert_eq!(run(0, 0, usize::MAX), Err(GemmError::OutOfBounds));
+}

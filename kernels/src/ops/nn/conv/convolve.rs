@@ -4,8 +4,8 @@
 //! one too: patches of the output's gradient with the filter turned around, separately for each remainder of the
 //! input's index modulo the stride. So nothing is ever scattered, and no two tiles write the same element.
 //!
-//! Every output is one chain of multiply-adds in an order that the filter's extents alone decide, however the lines
-//! are cut into tiles; the result does not depend on the number of workers.
+//! Where there are images enough, [`direct`] reads them in place instead. Every output is one chain of multiply-adds in
+//! an order that the extents alone decide.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -14,6 +14,7 @@ use actorflow_core::error::Result;
 use actorflow_core::kernel::Device;
 use actorflow_core::parallel::Serial;
 
+use super::direct;
 use super::geometry::Geometry;
 use super::number::{Failure, Number, refused, room, writable};
 use super::patches::{Patches, Strip, View};
@@ -72,6 +73,9 @@ impl<T: Number> Convolution<'_, T> {
     pub(super) fn run(&self, device: &dyn Device, out: &mut [T]) -> Result<()> {
         if out.is_empty() {
             return Ok(());
+        }
+        if let Some(per) = direct::images(self, device.parallel().threads()) {
+            return self.directly(device, per, out);
         }
         let [_, oz, oy, ox, channels] = self.output;
         let take = self.channels / self.groups;
@@ -203,7 +207,8 @@ impl<T: Number> Convolution<'_, T> {
         Mat::new(weights.get(from * all + g * own..).unwrap_or(&[]), rows, own, all, 1).map_err(refused)
     }
 
-    fn epilogue(&self, g: usize, last: bool) -> Epilogue<'_, T> {
+    /// What happens to the outputs of group `g`, once they are all added up.
+    pub(super) fn epilogue(&self, g: usize, last: bool) -> Epilogue<'_, T> {
         let own = self.output[4] / self.groups;
         match last {
             true => Epilogue {

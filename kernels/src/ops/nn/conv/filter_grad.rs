@@ -1,6 +1,7 @@
 //! The gradient of a convolution with respect to its filter: patches of the input, transposed, times the gradient of
 //! the output.
 //!
+//! With channels enough the input is read in place, tap by tap; otherwise patches are written first.
 //! The product is long (all pixels of all images) and its result small, so the pixels are cut into a number of spans
 //! that the extents alone decide; each span's product is computed on its own and they are added in order. The result
 //! does not depend on the number of workers.
@@ -12,10 +13,11 @@ use actorflow_core::error::Result;
 use actorflow_core::kernel::Device;
 use actorflow_core::parallel::Serial;
 
+use super::super::window::Axis;
 use super::geometry::Geometry;
 use super::number::{Failure, Number, refused, room, writable};
 use super::patches::{Patches, View};
-use crate::gemm::{Epilogue, Mat, MatMut, gemm};
+use crate::gemm::{Chain, Epilogue, Link, Mat, MatMut, gemm, gemm_chain};
 use crate::spread;
 
 /// Bytes of patches that are built at a time.
@@ -29,6 +31,13 @@ const GRAIN: usize = 4 << 20;
 
 /// Spans at most.
 const SPANS: usize = 16;
+
+/// Channels that a tap sees from which taps are worth a product each.
+const BROAD: usize = 8;
+
+/// Bytes of input and gradient that are read for all taps before the next: they should stay in a core's second-level
+/// cache.
+const NEAR: usize = 320 << 10;
 
 /// How the work is cut: spans of lines, and blocks of the filter's rows in the sense of [`Patches::rows`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,6 +133,9 @@ impl<T: Number> Job<'_, T> {
 
     /// Adds up block `block` of the filter's gradient over some lines.
     fn run(&self, device: &dyn Device, cut: &Cut, lines: Range<usize>, block: usize, dw: &mut [T]) -> Result<()> {
+        if self.g.filter_channels >= BROAD && !self.g.is_pointwise() {
+            return self.run_directly(cut, lines, block, dw);
+        }
         let (g, one) = (self.g, &self.patches[0]);
         let (across, all, own) = (one.across(), g.out_channels, g.group_out());
         let width = cut.rows * one.line_width();
@@ -158,6 +170,91 @@ impl<T: Number> Job<'_, T> {
             }
             beta = T::ONE;
             from = to;
+        }
+        Ok(())
+    }
+
+    /// As [`run`](Self::run), a product for each tap whose operands are lines of the input and of the gradient.
+    fn run_directly(&self, cut: &Cut, lines: Range<usize>, block: usize, dw: &mut [T]) -> Result<()> {
+        let g = self.g;
+        let line_bytes = (g.axes[2].input * g.in_channels + g.axes[2].output * g.out_channels) * size_of::<T>();
+        let per = (NEAR / line_bytes.max(1)).max(1);
+        let mut links = Vec::new();
+        let mut from = lines.start;
+        let mut beta = T::ZERO;
+        while from < lines.end {
+            let some = from..(from + per).min(lines.end);
+            for row in 0..cut.rows {
+                let at = block * cut.rows + row;
+                let (kz, ky) = (at / g.axes[1].window, at % g.axes[1].window);
+                for kx in 0..g.axes[2].window {
+                    self.links(some.clone(), [kz, ky, kx], &mut links);
+                    let tap = row * g.axes[2].window + kx;
+                    let dw = &mut dw[tap * g.filter_channels * g.out_channels..];
+                    self.tap(&links, beta, dw)?;
+                }
+            }
+            beta = T::ONE;
+            from = some.end;
+        }
+        Ok(())
+    }
+
+    /// Where a tap and the outputs that see it lie, in some lines of the output.
+    fn links(&self, lines: Range<usize>, tap: [usize; 3], links: &mut Vec<Link>) {
+        let g = self.g;
+        let [z, y, x] = &g.axes;
+        // The outputs along an axis whose tap lies inside of the input, and what the first of them sees.
+        let seen = |a: &Axis, k: usize| {
+            let offset = (k * a.dilation) as isize - a.before as isize;
+            let (first, last) = (-offset, a.input as isize - offset);
+            let up = |n: isize| (n.max(0) as usize).div_ceil(a.stride).min(a.output);
+            let (lo, hi) = (up(first), up(last));
+            (lo..hi.max(lo), (lo * a.stride) as isize + offset)
+        };
+        let ((zs, _), (ys, _), (xs, sx)) = (seen(z, tap[0]), seen(y, tap[1]), seen(x, tap[2]));
+        links.clear();
+        if xs.is_empty() {
+            return;
+        }
+        let source = |a: &Axis, o: usize, k: usize| o * a.stride + k * a.dilation - a.before;
+        for line in lines {
+            let (plane, oy) = (line / y.output, line % y.output);
+            let (image, oz) = (plane / z.output, plane % z.output);
+            if !zs.contains(&oz) || !ys.contains(&oy) {
+                continue;
+            }
+            let row = (image * z.input + source(z, oz, tap[0])) * y.input + source(y, oy, tap[1]);
+            let link = Link {
+                a: (row * x.input + sx as usize) * g.in_channels,
+                b: (line * x.output + xs.start) * g.out_channels,
+                k: xs.len(),
+            };
+            match links.last_mut() {
+                Some(l)
+                    if l.a + l.k * x.stride * g.in_channels == link.a && l.b + l.k * g.out_channels == link.b =>
+                {
+                    l.k += link.k;
+                }
+                _ => links.push(link),
+            }
+        }
+    }
+
+    /// Adds up a tap of the filter's gradient.
+    fn tap(&self, links: &[Link], beta: T, dw: &mut [T]) -> Result<()> {
+        let g = self.g;
+        let (take, own) = (g.filter_channels, g.group_out());
+        for i in 0..g.groups {
+            let chain = Chain {
+                a: self.x.get(i * take..).unwrap_or(&[]),
+                a_row: 1,
+                a_col: g.axes[2].stride * g.in_channels,
+                b: self.dy.get(i * own..).unwrap_or(&[]),
+                b_row: g.out_channels,
+            };
+            let c = MatMut::new(&mut dw[i * own..], take, own, g.out_channels).map_err(refused)?;
+            gemm_chain(chain, links, beta, c, Epilogue::NONE).map_err(refused)?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! - `geometry`: the extents of one convolution, checked
 //! - `patches`: what outputs see, written as the rows of a matrix
 //! - `convolve`: forward and with respect to the input, by matrix products over tiles of lines
+//! - `direct`: the same where there are many images, without writing patches
 //! - `filter_grad`: with respect to the filter
 //! - `depthwise`: every channel by itself, without matrices
 //! - the other files define the operations
@@ -10,6 +11,7 @@
 pub mod conv2d;
 pub mod conv3d;
 mod convolve;
+mod direct;
 pub mod depthwise;
 pub mod dilation;
 mod filter_grad;

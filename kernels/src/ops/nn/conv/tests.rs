@@ -146,13 +146,41 @@ fn broad_patches_are_multiplied_in_bands() {
 }
 
 #[test]
+fn many_images_are_read_in_place() {
+    check([17, 1, 6, 5, 3], [1, 3, 3, 3, 4], [1, 1, 1], [1, 1, 1], "SAME");
+    check([16, 1, 7, 6, 2], [1, 2, 3, 2, 3], [1, 3, 2], [1, 1, 1], "SAME");
+    check([30, 1, 7, 6, 2], [1, 2, 3, 2, 3], [1, 2, 3], [1, 1, 1], "VALID");
+    check([18, 1, 9, 8, 2], [1, 3, 3, 2, 3], [1, 2, 2], [1, 3, 2], "SAME");
+    check([16, 4, 3, 5, 2], [2, 3, 2, 2, 3], [2, 1, 2], [1, 1, 1], "SAME");
+    check([101, 1, 5, 5, 6], [1, 3, 3, 2, 9], [1, 1, 1], [1, 1, 1], "SAME");
+    check([16, 1, 2, 2, 2], [1, 5, 5, 2, 2], [1, 1, 1], [1, 1, 1], "SAME");
+    check([16, 1, 5, 4, 1], [1, 1, 2, 1, 1], [1, 4, 3], [1, 1, 1], "VALID");
+}
+
+#[test]
+fn filters_of_many_channels_get_their_gradient_tap_by_tap() {
+    check([3, 1, 6, 5, 9], [1, 3, 3, 9, 4], [1, 1, 1], [1, 1, 1], "SAME");
+    check([2, 1, 7, 6, 8], [1, 3, 2, 8, 3], [1, 3, 2], [1, 1, 1], "SAME");
+    check([2, 1, 8, 6, 16], [1, 2, 2, 8, 6], [1, 2, 2], [1, 1, 1], "VALID");
+    check([2, 1, 9, 8, 8], [1, 3, 3, 8, 3], [1, 2, 2], [1, 3, 2], "SAME");
+    check([2, 4, 3, 5, 8], [2, 3, 2, 8, 3], [2, 1, 2], [1, 1, 1], "SAME");
+    check([1, 1, 2, 2, 8], [1, 5, 5, 8, 2], [1, 1, 1], [1, 1, 1], "SAME");
+}
+
+#[test]
 fn results_do_not_depend_on_the_workers() {
+    independent_of_workers([4, 1, 33, 32, 24], [1, 3, 3, 24, 40]);
+    independent_of_workers([19, 1, 9, 8, 5], [1, 3, 3, 5, 12]);
+}
+
+fn independent_of_workers(x: [usize; 5], w: [usize; 5]) {
     let slide = slide([1, 1, 1], [1, 1, 1], "SAME");
-    let (x, w) = (Shape::new(&[4, 1, 33, 32, 24]), Shape::new(&[1, 3, 3, 24, 40]));
+    let (x, w) = (Shape::new(&x), Shape::new(&w));
+    let channels = w[4];
     let g = Geometry::of(&slide, &x, &w).unwrap();
     let real =
         |n: usize, seed: usize| -> Vec<f32> { numbers(n, seed).iter().map(|x| (*x as f32 + 0.3).sin()).collect() };
-    let (x, w, y) = (real(x.count(), 1), real(w.count(), 2), real(g.pixels() * 40, 3));
+    let (x, w, y) = (real(x.count(), 1), real(w.count(), 2), real(g.pixels() * channels, 3));
     let run = |device: &Workers| {
         let mut all = [vec![0f32; y.len()], vec![0f32; x.len()], vec![0f32; w.len()]];
         convolve::forward(device, &g, &x, &w, Epilogue::NONE, &mut all[0]).unwrap();

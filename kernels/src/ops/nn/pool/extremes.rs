@@ -17,6 +17,10 @@ use crate::wide::Work;
 /// Channels that are computed at a time.
 const LANES: usize = 16;
 
+/// Channels whose places are found at a time: few enough for the first-level cache, and a number that the compiler does
+/// not see, so that it makes vectors of the loops instead of unrolling them.
+const BLOCK: usize = 128;
+
 /// Comparisons that are worth handing to another worker.
 const GRAIN: usize = 1 << 17;
 
@@ -114,7 +118,7 @@ impl<T: Number> Work for Places<'_, T> {
     #[inline(always)]
     fn run<M: Madd>(mut self) {
         let (c, width) = (self.channels, self.axis.input);
-        let mut values = [T::LEAST; LANES];
+        let mut values = [T::LEAST; BLOCK];
         let all = std::mem::take(&mut self.out);
         for (o, out) in all.chunks_exact_mut(c).enumerate() {
             let reach = self.axis.reach(o);
@@ -127,14 +131,10 @@ impl<T: Number> Work for Places<'_, T> {
                 out.fill(NONE);
                 continue;
             };
-            let mut at = 0;
-            let (blocks, rest) = out.as_chunks_mut::<LANES>();
-            for out in blocks {
-                self.block(first, at, reach.clone(), &mut values, out);
-                at += LANES;
+            for (i, out) in out.chunks_mut(BLOCK).enumerate() {
+                let values = &mut values[..out.len()];
+                self.block(first, i * BLOCK, reach.clone(), values, out);
             }
-            let values = &mut values[..rest.len()];
-            self.block(first, at, reach, values, rest);
         }
     }
 }
@@ -183,35 +183,24 @@ impl<T: Number> Work for Apart<'_, T> {
             channels: c,
             out: &mut [],
         };
-        let (mut values, mut places) = ([T::LEAST; LANES], [NONE; LANES]);
+        let (mut values, mut places) = ([T::LEAST; BLOCK], [NONE; BLOCK]);
         for (o, dy) in self.dy.chunks_exact(c).enumerate() {
             let reach = self.axis.reach(o);
             let Some(line) = self.lines.first().filter(|_| !reach.is_empty()) else {
                 continue;
             };
             let first = line * self.axis.input + reach.start;
-            let (blocks, rest) = dy.as_chunks::<LANES>();
-            let mut at = 0;
-            for dy in blocks {
-                windows.block(first, at, reach.clone(), &mut values, &mut places);
+            for (b, dy) in dy.chunks(BLOCK).enumerate() {
+                let (at, n) = (b * BLOCK, dy.len());
+                let places = &mut places[..n];
+                windows.block(first, at, reach.clone(), &mut values[..n], places);
                 for l in self.lines {
                     for i in reach.clone() {
                         let pixel = l * self.axis.input + i;
-                        let dx: &mut [T] = &mut self.dx[pixel * c + at..][..LANES];
-                        for ((x, d), p) in dx.iter_mut().zip(dy).zip(&places) {
+                        let dx = &mut self.dx[pixel * c + at..][..n];
+                        for ((x, d), p) in dx.iter_mut().zip(dy).zip(&*places) {
                             *x = T::ZERO.plus(if *p == pixel as u32 { *d } else { T::ZERO });
                         }
-                    }
-                }
-                at += LANES;
-            }
-            let n = rest.len();
-            windows.block(first, at, reach.clone(), &mut values[..n], &mut places[..n]);
-            for l in self.lines {
-                for i in reach.clone() {
-                    let pixel = l * self.axis.input + i;
-                    for ((x, d), p) in self.dx[pixel * c + at..].iter_mut().zip(rest).zip(&places) {
-                        *x = T::ZERO.plus(if *p == pixel as u32 { *d } else { T::ZERO });
                     }
                 }
             }

@@ -1,12 +1,13 @@
-//! Product fusion: a product of matrices, the bias that is added to it and a `Relu` become one `_FusedMatMul`, which
-//! finishes each element while it is in a register.
+//! Product fusion: a product of matrices or a convolution, the bias that is added to it and a `Relu` become one
+//! `_FusedMatMul` or `_FusedConv2D`, which finishes each element while it is in a register.
 //!
 //! Why no result changes: nobody else sees the product or the sum (they have one user, are not fetched, and nobody
 //! waits for them), and for float32 and float64, the only types that are fused, bias and `Relu` are applied to the
 //! same rounded values in the same order. The fused node waits for everything that the parts waited for; it has the
 //! name of the product, which is what can fail.
 //!
-//! `BiasAdd` is fused, and `Add` of a vector that is known to be as long as the product has columns.
+//! `BiasAdd` of the same layout is fused, and `Add` of a vector that is known to be as long as the product has columns (or
+//! channels, if they are last).
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +21,7 @@ use super::ir::{Ir, IrNode};
 /// Fuses every product that it can; how many.
 ///
 /// # Errors
-/// `UNIMPLEMENTED` if there is no `_FusedMatMul`.
+/// `UNIMPLEMENTED` if there is no fused operation.
 pub(super) fn run(ir: &mut Ir) -> Result<usize> {
     let users = ir.users();
     let mut fused = 0;
@@ -60,8 +61,32 @@ fn is_free(ir: &Ir, n: &IrNode) -> bool {
     !n.is_untouchable() && !ir.reads_reference(n)
 }
 
+/// What takes in a product: the operation, and the attributes that it has from the product.
+fn fused_op(product: &IrNode) -> Option<(&'static str, &'static [&'static str])> {
+    match product.def.name() {
+        "MatMul" => Some(("_FusedMatMul", &["transpose_a", "transpose_b"])),
+        "Conv2D" => Some((
+            "_FusedConv2D",
+            &[
+                "strides",
+                "use_cudnn_on_gpu",
+                "padding",
+                "explicit_paddings",
+                "data_format",
+                "dilations",
+            ],
+        )),
+        _ => None,
+    }
+}
+
 fn is_product(ir: &Ir, n: &IrNode) -> bool {
-    n.def.name() == "MatMul" && matches!(n.output_types[..], [DType::F32 | DType::F64]) && is_free(ir, n)
+    fused_op(n).is_some() && matches!(n.output_types[..], [DType::F32 | DType::F64]) && is_free(ir, n)
+}
+
+/// Whether the node's channels are last, as they are if it does not say.
+fn is_channels_last(n: &IrNode) -> bool {
+    n.attrs.get("data_format").is_none_or(|f| *f == AttrValue::from("NHWC"))
 }
 
 /// The bias, if node `n` adds one to the product, node `i`.
@@ -74,13 +99,15 @@ fn bias_of(ir: &Ir, product: &IrNode, i: usize, n: &IrNode) -> Option<Source> {
     }
     match n.def.name() {
         "BiasAdd" | "BiasAddV1" => {
-            let last = n.attrs.get("data_format").is_none_or(|f| *f == AttrValue::from("NHWC"));
-            (at == 0 && last).then_some(other)
+            // `BiasAddV1` adds to the last dimension and has no layout.
+            (at == 0 && is_channels_last(n) == is_channels_last(product)).then_some(other)
         }
         "Add" | "AddV2" => {
             // A feed has the shape that was declared, which is not known here.
-            let columns = product.output_shapes.first()?.dim(1)?;
-            (*ir.shape_of(other)?.dims()? == [Some(columns)]).then_some(other)
+            let shape = product.output_shapes.first()?;
+            let columns = shape.dim(shape.rank()?.checked_sub(1)?)?;
+            let fits = *ir.shape_of(other)?.dims()? == [Some(columns)];
+            (fits && is_channels_last(product)).then_some(other)
         }
         _ => None,
     }
@@ -90,6 +117,9 @@ fn bias_of(ir: &Ir, product: &IrNode, i: usize, n: &IrNode) -> Option<Source> {
 fn fuse(ir: &mut Ir, chain: &[usize], bias: Option<Source>) -> Result<()> {
     let parts: Vec<IrNode> = chain.iter().filter_map(|i| ir.node(*i).cloned()).collect();
     let [product, .., _] = &parts[..] else { return Ok(()) };
+    let Some((op, kept)) = fused_op(product) else {
+        return Ok(());
+    };
     let Some(&last) = chain.last() else { return Ok(()) };
     let dtype = product.output_types[0];
     let mut ops = Vec::new();
@@ -99,11 +129,11 @@ fn fuse(ir: &mut Ir, chain: &[usize], bias: Option<Source>) -> Result<()> {
     if parts.last().is_some_and(|n| n.def.name() == "Relu") {
         ops.push("Relu");
     }
-    let def = registry().get("_FusedMatMul")?;
+    let def = registry().get(op)?;
     let mut attrs = Attrs::new();
-    for name in ["transpose_a", "transpose_b"] {
+    for name in kept {
         if let Some(v) = product.attrs.get(name) {
-            attrs.set(name, v.clone());
+            attrs.set(*name, v.clone());
         }
     }
     attrs.set("T", dtype);
