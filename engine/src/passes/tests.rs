@@ -299,7 +299,11 @@ fn a_convolution_takes_bias_and_relu_with_it() {
             .unwrap();
         let b = g.variable("b", [-2f32, 0., 3.]).unwrap();
         let conv = g.op("Conv2D").input(&x).input(&w).attr("data_format", layout);
-        let conv = conv.attr("strides", [1i64; 4]).attr("padding", "SAME").output().unwrap();
+        let conv = conv
+            .attr("strides", [1i64; 4])
+            .attr("padding", "SAME")
+            .output()
+            .unwrap();
         let bias = |y: &Output, layout: &str| {
             let b = g.op("BiasAdd").input(y).input(&b).attr("data_format", layout);
             b.output().unwrap()

@@ -107,11 +107,7 @@ pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<u
                     }
                     b = b_buffer;
                 }
-                let links = [Link {
-                    a: 0,
-                    b: 0,
-                    k: depth,
-                }];
+                let links = [Link { a: 0, b: 0, k: depth }];
                 let inner = Inner {
                     links: &links,
                     a: p.a.wrapping_add(rows.start * p.a_row + k0 * p.a_col),
@@ -183,7 +179,7 @@ impl<T: Real> Inner<'_, T> {
     /// # Safety
     /// As for [`block`], with `self`'s operands valid for its extents.
     unsafe fn run<S: Isa<T = T>>(&self, p: &Product<T>, plan: &Plan) {
-        let tiles = self.height.div_ceil(S::MAX_ROWS);
+        let tiles = self.height.div_ceil(S::MAX_ROWS.min(plan.rows));
         // Tiles of nearly equal height: the first `more` have one row more.
         let (base, more) = (self.height / tiles, self.height % tiles);
         for t in 0..tiles {

@@ -21,6 +21,19 @@ impl Real for f64 {
     const ONE: Self = 1.0;
 }
 
+/// Lines of the first-level data cache that one address can be in.
+pub(super) fn first_level_ways() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        static WAYS: std::sync::LazyLock<usize> = std::sync::LazyLock::new(super::x86::first_level_ways);
+        *WAYS
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        8
+    }
+}
+
 /// One vector register's worth of operations.
 ///
 /// Every method is meant to be inlined into a function that enables the instruction set (see [`super::micro::Isa`]).

@@ -3,6 +3,29 @@
 use super::simd::Simd;
 use std::arch::x86_64::*;
 
+/// Lines of the first-level data cache that one address can be in, as the CPU says; 8 if it does not.
+pub(super) fn first_level_ways() -> usize {
+    const USUAL: usize = 8;
+    // AMD and Intel describe caches in the same way, in leaves of different numbers.
+    for leaf in [0x8000_001d, 4] {
+        if __cpuid(leaf & 0x8000_0000).eax < leaf {
+            continue;
+        }
+        for index in 0..8 {
+            let r = __cpuid_count(leaf, index);
+            let (kind, level) = (r.eax & 31, (r.eax >> 5) & 7);
+            if kind == 0 {
+                break;
+            }
+            // Data, or data and instructions.
+            if level == 1 && kind != 2 {
+                return (r.ebx >> 22) as usize + 1;
+            }
+        }
+    }
+    USUAL
+}
+
 /// Sixteen `f32` in a 512-bit register.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512F32;

@@ -286,3 +286,8 @@ fn a_link_outside_of_its_array_is_refused() {
     assert_eq!(run(usize::MAX, 0, 1), Err(GemmError::OutOfBounds));
     assert_eq!(run(0, 0, usize::MAX), Err(GemmError::OutOfBounds));
 }
+
+#[test]
+fn the_first_level_cache_has_a_plausible_number_of_ways() {
+    assert!((1..=64).contains(&simd::first_level_ways()));
+}

@@ -22,8 +22,8 @@ const MANY: usize = 16;
 /// Images to a chunk at least: fewer rows than this leave the multiply-adds waiting for each other.
 const FEWEST: usize = 4;
 
-/// Images to a chunk at most, so that the work on a pixel is long compared to describing it.
-const MOST: usize = 96;
+/// Images to a chunk at most: each is read and written in pages of its own, of which the processor knows some tens.
+const MOST: usize = 24;
 
 /// Rows of the tallest tile.
 const TILE: usize = 12;

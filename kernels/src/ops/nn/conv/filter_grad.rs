@@ -231,9 +231,7 @@ impl<T: Number> Job<'_, T> {
                 k: xs.len(),
             };
             match links.last_mut() {
-                Some(l)
-                    if l.a + l.k * x.stride * g.in_channels == link.a && l.b + l.k * g.out_channels == link.b =>
-                {
+                Some(l) if l.a + l.k * x.stride * g.in_channels == link.a && l.b + l.k * g.out_channels == link.b => {
                     l.k += link.k;
                 }
                 _ => links.push(link),

@@ -11,9 +11,9 @@
 pub mod conv2d;
 pub mod conv3d;
 mod convolve;
-mod direct;
 pub mod depthwise;
 pub mod dilation;
+mod direct;
 mod filter_grad;
 pub(crate) mod geometry;
 mod kernels;
