@@ -8,10 +8,10 @@ use crate::matmul::noise;
 use crate::measure::Settings;
 use crate::report::Report;
 
-const LAYERS: [usize; 4] = [784, 512, 256, 10];
+pub(crate) const LAYERS: [usize; 4] = [784, 512, 256, 10];
 const BATCHES: [usize; 3] = [32, 128, 1024];
 /// Rows of data; steps walk over them.
-const POOL: usize = 8192;
+pub(crate) const POOL: usize = 8192;
 
 /// Floating-point operations of the matrix products of one step: forward, and backward to weights and layers (the
 /// input's gradient is not needed).
@@ -27,7 +27,18 @@ struct Model {
     loss: Output,
 }
 
-fn model(x: &Output, y: &Output, optimizer: &Optimizer) -> Result<Model> {
+/// Pixels and labels.
+pub(crate) fn data() -> Result<(Tensor, Tensor)> {
+    let pixels: Vec<f32> = noise(POOL * LAYERS[0], 7).into_iter().map(f32::abs).collect();
+    let labels: Vec<i32> = noise(POOL, 9).into_iter().map(|v| (v.abs() * 9.999) as i32).collect();
+    Ok((
+        Tensor::from_slice([POOL, LAYERS[0]], &pixels)?,
+        Tensor::from_slice([POOL], &labels)?,
+    ))
+}
+
+/// The perceptron's mean loss.
+pub(crate) fn loss(x: &Output, y: &Output) -> Result<Output> {
     let g = x.graph().clone();
     let mut h = x.clone();
     for (i, w) in LAYERS.windows(2).enumerate() {
@@ -48,9 +59,14 @@ fn model(x: &Output, y: &Output, optimizer: &Optimizer) -> Result<Model> {
         .input(&h)
         .input(y)
         .output()?;
-    let loss = xent.mean(&[], false)?;
+    xent.mean(&[], false)
+}
+
+fn model(x: &Output, y: &Output, optimizer: &Optimizer) -> Result<Model> {
+    let graph = x.graph().clone();
+    let loss = loss(x, y)?;
     let train = optimizer.minimize(&loss)?;
-    Ok(Model { graph: g, train, loss })
+    Ok(Model { graph, train, loss })
 }
 
 /// Measures everything of this subject.
@@ -58,10 +74,7 @@ fn model(x: &Output, y: &Output, optimizer: &Optimizer) -> Result<Model> {
 /// # Errors
 /// If a graph cannot be built or run.
 pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
-    let pixels: Vec<f32> = noise(POOL * LAYERS[0], 7).into_iter().map(f32::abs).collect();
-    let labels: Vec<i32> = noise(POOL, 9).into_iter().map(|v| (v.abs() * 9.999) as i32).collect();
-    let xs = Tensor::from_slice([POOL, LAYERS[0]], &pixels)?;
-    let ys = Tensor::from_slice([POOL], &labels)?;
+    let (xs, ys) = data()?;
     for (name, optimizer) in [
         ("sgd", Optimizer::from(GradientDescent::new(0.01))),
         ("adam", Optimizer::from(Adam::new(0.001))),

@@ -11,7 +11,7 @@ use actorflow::train::init::RandomNormal;
 use actorflow::train::optimizer::{Adam, GradientDescent, Momentum};
 use actorflow::train::parallel::{Model, Replica, ReplicaOptions, StepReport, Strategy};
 use actorflow::{
-    CancelToken, Code, DType, Error, Graph, GraphVariables, Optimizer, Result, Session, SessionOptions, Tensor, nn,
+    CancelToken, Code, DType, Error, Graph, GraphVariables, Optimizer, Result, Session, SessionOptions, Tensor,
 };
 
 fn devices(n: usize) -> Session {
@@ -423,84 +423,6 @@ fn a_step_that_too_few_are_left_for_is_over_at_once() {
     let e = waiting.join().unwrap();
     assert_eq!(e.code(), Code::OutOfRange);
     assert!(e.to_string().contains("[1] have left"), "{e}");
-}
-
-#[test]
-fn embeddings_are_trained_by_their_rows() {
-    for (text, required) in [("sync", 2), ("async", 1), ("hybrid1x2", 2)] {
-        let strategy: Strategy = text.parse().unwrap();
-        let session = devices(4);
-        let table = Mutex::new(Vec::new());
-        let all_done = std::sync::Barrier::new(2);
-        std::thread::scope(|s| {
-            for i in 0..2 {
-                let (session, table, all_done) = (session.clone(), &table, &all_done);
-                s.spawn(move || {
-                    let g = Graph::new();
-                    let o = options(strategy, i, 2, 2);
-                    let mut r = Replica::build(&g, GradientDescent::new(1.0).into(), o, |g| {
-                        let ids = g.placeholder("ids", DType::I32, [None])?;
-                        let table = g.variable("table", Tensor::zeros(DType::F32, [4, 2])?)?;
-                        let bias = g.variable("bias", Tensor::zeros(DType::F32, [2])?)?;
-                        let rows =
-                            nn::embedding_lookup(&[table.value().clone()], &ids, nn::PartitionStrategy::Mod, None)?;
-                        let loss = (&rows + &*bias)?.sum(&[], false)?;
-                        Ok(Model {
-                            inputs: vec![ids],
-                            loss,
-                            metrics: vec![],
-                        })
-                    })
-                    .unwrap();
-                    r.start(&session.sibling(&g)).unwrap();
-                    // The second row twice, and one of the replica's own.
-                    r.step(&[Tensor::vector(&[1i32, 1, 2 + i as i32])]).unwrap();
-                    all_done.wait();
-                    table
-                        .lock()
-                        .unwrap()
-                        .push(r.parameters().unwrap()[0].1.to_vec::<f32>().unwrap());
-                });
-            }
-        });
-        let n = required as f32;
-        for t in table.into_inner().unwrap() {
-            assert_eq!(
-                t,
-                [0., 0., -4. / n, -4. / n, -1. / n, -1. / n, -1. / n, -1. / n],
-                "{text}"
-            );
-        }
-    }
-}
-
-#[test]
-fn what_cannot_be_agreed_on_is_refused_with_the_cure() {
-    let sparse = |g: &Graph| -> Result<Model> {
-        let ids = g.placeholder("ids", DType::I32, [None])?;
-        let table = g.variable("table", Tensor::zeros(DType::F32, [4, 2])?)?;
-        let loss =
-            nn::embedding_lookup(&[table.value().clone()], &ids, nn::PartitionStrategy::Mod, None)?.sum(&[], false)?;
-        Ok(Model {
-            inputs: vec![ids],
-            loss,
-            metrics: vec![],
-        })
-    };
-    let o = |s: Strategy| options(s, 0, 1, 1);
-    let adam = Replica::build(
-        &Graph::new(),
-        Adam::new(0.1).into(),
-        o(Strategy::Sync { backup: 0 }),
-        sparse,
-    );
-    assert_eq!(adam.err().unwrap().code(), Code::Unimplemented);
-    let sgd = GradientDescent::new(0.1);
-    let reduced = Replica::build(&Graph::new(), sgd.clone().into(), o(Strategy::AllReduce), sparse);
-    assert!(reduced.err().unwrap().message().contains("parameter servers"));
-    let mut wrong = o(Strategy::Sync { backup: 0 });
-    wrong.replica = 1;
-    assert!(Replica::build(&Graph::new(), sgd.into(), wrong, sparse).is_err());
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Parameter servers: the rows of the peers' `ps_train.py`, with a process for each task, over QUIC on the loopback.
 //!
 //! `ps_scalar`: a worker reads a scalar variable of each parameter server. `ps_dense_N`: variables of N MiB.
-//! `ps_sparse_N`: 32 rows of a table of N rows of 20 floats. `ps_empty`: a no-op on each of several tasks.
+//! `ps_sparse_N`: 32 rows of a table of N rows of 20 floats. `ps_train_async`, `ps_train_sync`: a perceptron is trained, on one
+//! batch that the worker has, or with `_feed` on batches that are fed. `ps_empty`: a no-op on each of several tasks.
 
 mod task;
+mod train;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
@@ -143,6 +145,31 @@ fn measure(nps: usize, nw: usize, case: &str, m: &Settings) -> Result<Vec<Vec<f6
     workers.iter_mut().map(rates).collect()
 }
 
+/// The rows of a case that trains.
+fn train_rows(case: &str, sync: bool, m: &Settings, out: &mut Report) -> Result<()> {
+    let bench = format!("ps_{case}");
+    for (nps, nw) in SIZES {
+        if !out.wants(&bench) {
+            continue;
+        }
+        let at = format!("{nps} ps, {nw} worker(s)");
+        let per = measure(nps, nw, case, m).map_err(|e| e.context(format!("{bench}, {at}")))?;
+        let windows = per.iter().map(Vec::len).min().unwrap_or(0);
+        // A global step takes the gradients of all workers if they wait for each other.
+        let (workers, note) = if sync {
+            (nw, format!("{at}; strategy sync"))
+        } else {
+            (1, at.clone())
+        };
+        let total = |k: usize| per.iter().map(|w| w[k]).sum::<f64>() / workers as f64;
+        let steps: Vec<f64> = (0..windows).map(total).collect();
+        out.row(&bench, 2, &steps, "global steps/s", &note);
+        let examples: Vec<f64> = steps.iter().map(|s| s * (train::BATCH * workers) as f64).collect();
+        out.row(&bench, 2, &examples, "examples/s", &at);
+    }
+    Ok(())
+}
+
 /// Measures everything of this subject.
 ///
 /// # Errors
@@ -166,6 +193,9 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
                 out.row(&bench, 2, &bytes, "GB/s", &format!("{at}; summed over workers"));
             }
         }
+    }
+    for (case, sync) in train::CASES {
+        train_rows(case, sync, m, out)?;
     }
     for tasks in EMPTY {
         if !out.wants("ps_empty") {

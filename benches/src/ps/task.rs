@@ -9,7 +9,7 @@ use actorflow::cluster::{ClusterSpec, Server, ServerOptions, TaskName};
 use actorflow::train::init::Zeros;
 use actorflow::{Code, DType, Error, Graph, GraphVariables, Operation, Output, Result, Session, SessionOptions};
 
-use crate::measure::Settings;
+use crate::measure::{Settings, cores};
 
 /// Which task, of which cluster, does what.
 #[derive(clap::Args, Clone)]
@@ -33,7 +33,11 @@ pub(crate) fn run(args: &TaskArgs, m: &Settings) -> Result<()> {
     let identity = Identity::load(&args.dir.join(format!("{}{}", args.job, args.index)))?;
     let session = SessionOptions {
         pin: false,
-        ..SessionOptions::default()
+        ..match args.case.starts_with("train_") && args.job == "worker" {
+            // They compute most of the time, each on its share of the cores.
+            true => SessionOptions::with_threads((cores().len() / spec.num_tasks("worker").max(1)).max(1)),
+            false => SessionOptions::default(),
+        }
     };
     let server = Server::start(ServerOptions {
         session: session.clone(),
@@ -45,6 +49,9 @@ pub(crate) fn run(args: &TaskArgs, m: &Settings) -> Result<()> {
         let mut line = String::new();
         std::io::stdin().read_line(&mut line)?;
         return Ok(());
+    }
+    if args.case.starts_with("train_") {
+        return super::train::run(&spec, &server, args.index, &args.case, session, m);
     }
     let me = format!("/job:worker/task:{}", args.index);
     let g = Graph::new();
@@ -102,7 +109,7 @@ pub(crate) fn run(args: &TaskArgs, m: &Settings) -> Result<()> {
     }
 }
 
-fn say(word: &str) -> Result<()> {
+pub(super) fn say(word: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{word}")?;
     Ok(out.flush()?)

@@ -114,6 +114,12 @@ pub trait UpdateRule {
         self.sparse()
     }
 
+    /// Whether a sparse gradient does what the dense one with zeros in its other rows does: rules without an operation by
+    /// [`rows`](Self::rows) that move every row whatever the gradient (Adam, whose moments decay everywhere).
+    fn moves_all_rows(&self) -> bool {
+        false
+    }
+
     /// What each of the [`shared`](Self::shared) scalars is multiplied by after all updates (Adam's powers by the betas).
     fn factors(&self) -> Vec<f64> {
         Vec::new()

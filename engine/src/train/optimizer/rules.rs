@@ -243,6 +243,10 @@ impl UpdateRule for Adam {
         cx.variable.assign_sub(&step)
     }
 
+    fn moves_all_rows(&self) -> bool {
+        true
+    }
+
     fn factors(&self) -> Vec<f64> {
         vec![self.beta1, self.beta2]
     }

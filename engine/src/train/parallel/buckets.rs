@@ -5,8 +5,11 @@
 //! up in the order of the replicas. Each replica sends and receives every gradient twice in all, as on a ring, but in two
 //! hops instead of one for each replica; and unlike on a ring, where sums begin at another replica in each chunk, the
 //! order of addition is the same everywhere.
+//!
+//! A sparse gradient is a bucket of its own: its rows travel with their indices, and what everybody gets is the mean of the
+//! rows that anybody has. It is never made dense; how large it is depends on how many rows the replicas' batches touch.
 
-use actorflow_core::gradient::Grad;
+use actorflow_core::gradient::{Grad, IndexedSlices};
 use actorflow_core::{DType, Error, Graph, Output, Result};
 
 use super::shard::{Site, agreement, at};
@@ -56,28 +59,78 @@ pub(super) struct Buckets {
     pub(super) tag: Output,
 }
 
-/// Adds the nodes that exchange gradients; gives their means.
+/// Where gradients meet, one agreement after the other.
+struct Meeting<'a> {
+    g: &'a Graph,
+    name: &'a str,
+    owners: &'a [String],
+    buckets: Buckets,
+}
+
+impl Meeting<'_> {
+    /// Sends a payload to the next owner; the means. The tensors of numbers `rows` are rows, followed by their indices.
+    fn exchange(&mut self, payload: &[Output], rows: &[i64]) -> Result<Vec<Output>> {
+        let i = self.buckets.agreements.len();
+        let owner = self
+            .owners
+            .get(i % self.owners.len().max(1))
+            .ok_or_else(|| Error::invalid("allreduce needs the devices of all workers"))?;
+        let site = Site {
+            name: format!("{}/bucket{i}", self.name),
+            device: owner,
+            rules: (1, self.owners.len(), self.owners.len(), None),
+        };
+        let agreement = agreement(self.g, &site)?;
+        let tag = &self.buckets.tag;
+        let types: Vec<DType> = payload.iter().map(Output::dtype).collect();
+        let ticket = at(&agreement, "AgreeStage").input(tag).input_list(payload).output()?;
+        let decide = at(&agreement, "AgreeDecide").input(tag).input_list(&[ticket]);
+        let reduce = at(&agreement, "AgreeReduce")
+            .input(&decide.output()?)
+            .attr("mean_types", types)
+            .attr("rows", rows.to_vec());
+        self.buckets.agreements.push(agreement);
+        Ok(reduce.finish()?.outputs())
+    }
+}
+
+/// The piece of a gradient.
+fn piece(g: &Graph, whole: &Output, range: Option<(usize, usize)>) -> Result<Output> {
+    let Some((start, n)) = range else {
+        return Ok(whole.clone());
+    };
+    let number = |n: usize| g.constant(vec![i64::try_from(n).unwrap_or(i64::MAX)]);
+    let flat = whole.reshape(&[-1])?;
+    g.op("Slice")
+        .input(&flat)
+        .input(&number(start)?)
+        .input(&number(n)?)
+        .output()
+}
+
+/// Adds the nodes that exchange gradients; gives their means, in the same order.
 ///
 /// # Errors
-/// `UNIMPLEMENTED` naming a variable with a sparse gradient; `INVALID_ARGUMENT` if there is no owner or a shape is not
-/// known.
+/// `INVALID_ARGUMENT` if there is no owner or a shape is not known.
 pub(super) fn exchange(
     g: &Graph,
     name: &str,
     owners: &[String],
     grads: Vec<(Grad, Variable)>,
 ) -> Result<(Buckets, Vec<(Grad, Variable)>)> {
-    let tag = g.placeholder("tag", DType::I64, [4])?;
-    let mut dense = Vec::new();
-    let mut sizes = Vec::new();
-    for (grad, v) in &grads {
-        let Grad::Dense(d) = grad else {
-            return Err(Error::unimplemented(format!(
-                "allreduce exchanges dense gradients only, and that of variable {} is sparse; use a strategy with parameter \
-                 servers",
-                v.name()
-            )));
-        };
+    let mut meeting = Meeting {
+        g,
+        name,
+        owners,
+        buckets: Buckets {
+            agreements: Vec::new(),
+            tag: g.placeholder("tag", DType::I64, [4])?,
+        },
+    };
+    // The dense ones: which they are, and their shapes.
+    let (mut dense, mut sizes) = (Vec::new(), Vec::new());
+    for (i, (grad, v)) in grads.iter().enumerate() {
+        let Grad::Dense(d) = grad else { continue };
         let shape = v.shape().to_shape().ok_or_else(|| {
             Error::invalid(format!(
                 "variable {} needs a fully known shape to be trained, not {}",
@@ -86,57 +139,43 @@ pub(super) fn exchange(
             ))
         })?;
         sizes.push(shape.checked_count()?);
-        dense.push((d.clone(), shape));
+        dense.push((i, d.clone(), shape));
     }
-    let mut agreements = Vec::new();
-    let mut means: Vec<Vec<Output>> = vec![Vec::new(); grads.len()];
-    for (i, bucket) in pack(&sizes, BUCKET / 4).into_iter().enumerate() {
-        let owner = owners
-            .get(i % owners.len().max(1))
-            .ok_or_else(|| Error::invalid("allreduce needs the devices of all workers"))?;
-        let rules = (1, owners.len(), owners.len(), None);
-        let site = Site {
-            name: format!("{name}/bucket{i}"),
-            device: owner,
-            rules,
-        };
-        let agreement = agreement(g, &site)?;
-        let mut payload = Vec::new();
-        for p in &bucket {
-            let whole = &dense[p.gradient].0;
-            payload.push(match p.range {
-                None => whole.clone(),
-                Some((start, n)) => {
-                    let number = |n: usize| g.constant(vec![i64::try_from(n).unwrap_or(i64::MAX)]);
-                    let flat = whole.reshape(&[-1])?;
-                    g.op("Slice")
-                        .input(&flat)
-                        .input(&number(start)?)
-                        .input(&number(n)?)
-                        .output()?
-                }
-            });
+    let mut pieces: Vec<Vec<Output>> = vec![Vec::new(); dense.len()];
+    for bucket in pack(&sizes, BUCKET / 4) {
+        let payload = bucket.iter().map(|p| piece(g, &dense[p.gradient].1, p.range));
+        let means = meeting.exchange(&payload.collect::<Result<Vec<_>>>()?, &[])?;
+        for (p, mean) in bucket.iter().zip(means) {
+            pieces[p.gradient].push(mean);
         }
-        let types: Vec<DType> = payload.iter().map(Output::dtype).collect();
-        let ticket = at(&agreement, "AgreeStage").input(&tag).input_list(&payload).output()?;
-        let decide = at(&agreement, "AgreeDecide").input(&tag).input_list(&[ticket]);
-        let reduce = at(&agreement, "AgreeReduce")
-            .input(&decide.output()?)
-            .attr("mean_types", types);
-        for (p, mean) in bucket.iter().zip(reduce.finish()?.outputs()) {
-            means[p.gradient].push(mean);
-        }
-        agreements.push(agreement);
     }
-    let mut out = Vec::new();
-    for (((_, v), pieces), (_, shape)) in grads.into_iter().zip(means).zip(&dense) {
+    let mut means: Vec<Option<Grad>> = vec![None; grads.len()];
+    for ((i, _, shape), pieces) in dense.iter().zip(pieces) {
         let flat = match pieces.as_slice() {
             [one] => one.clone(),
             many => g.concat(many, 0)?,
         };
-        out.push((Grad::Dense(flat.reshape(&shape.to_i64())?), v));
+        means[*i] = Some(Grad::Dense(flat.reshape(&shape.to_i64())?));
     }
-    Ok((Buckets { agreements, tag }, out))
+    let mut out = Vec::new();
+    for ((grad, v), mean) in grads.into_iter().zip(means) {
+        let mean = match (mean, grad) {
+            (Some(mean), _) => mean,
+            (None, Grad::Slices(s)) => {
+                let payload = [s.values.clone(), s.indices.cast(DType::I64)?];
+                let [values, indices] = <[Output; 2]>::try_from(meeting.exchange(&payload, &[0])?)
+                    .map_err(|_| Error::internal("AgreeReduce gives something else than it was given"))?;
+                Grad::Slices(IndexedSlices {
+                    values,
+                    indices,
+                    dense_shape: s.dense_shape,
+                })
+            }
+            (None, Grad::Dense(_)) => return Err(Error::internal("a gradient was not exchanged")),
+        };
+        out.push((mean, v));
+    }
+    Ok((meeting.buckets, out))
 }
 
 #[cfg(test)]

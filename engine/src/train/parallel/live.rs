@@ -14,8 +14,8 @@ use crate::{Callable, Session};
 
 /// What the last output of an `AgreeApply` says.
 #[derive(Debug, Clone, Copy)]
-struct Info {
-    version: u64,
+pub(super) struct Info {
+    pub(super) version: u64,
     round: u64,
     counted: bool,
     staleness: u64,
@@ -23,7 +23,7 @@ struct Info {
 }
 
 impl Info {
-    fn of(t: &Tensor) -> Result<Info> {
+    pub(super) fn of(t: &Tensor) -> Result<Info> {
         let number = |x: i64| u64::try_from(x).unwrap_or(0);
         match t.as_slice::<i64>()? {
             &[version, round, counted, staleness, global_step] => Ok(Info {
@@ -165,48 +165,34 @@ impl Live {
     ) -> Result<()> {
         let own = nodes.reports.len() - nodes.shards.len();
         let chief = options.replica == 0;
-        match &nodes.ring {
-            None if !chief => Ok(()),
-            _ if self.is_ready(&nodes.reports[own], deadline)? => Ok(()),
-            Some(ring) if !chief => {
-                let copying = ring
-                    .copying
-                    .as_ref()
-                    .ok_or_else(|| Error::internal("nothing copies the chief's values"))?;
-                self.session.execute(&[&nodes.initializer])?;
-                // Waits for the chief.
-                self.waiting(
-                    nodes,
-                    options,
-                    self.session.runner().deadline(deadline).fetch(&nodes.joined[0].0).run(),
-                )?;
-                let mut run = self.session.runner().deadline(deadline);
-                run = run.feed(&nodes.decision, Tensor::vector::<i64>(&[]));
-                run = run.feed(&nodes.shards[0].tag, Tensor::vector(&[0i64; 4]));
-                for v in copying.values.iter().chain([&copying.info]) {
-                    run = run.fetch(v);
-                }
-                let mut values = run.run()?;
-                let info = Info::of(&values.pop().ok_or_else(|| Error::internal("a fetch gave no value"))?)?;
-                let mut run = self.session.runner().deadline(deadline);
-                for (to, value) in copying.given.iter().zip(values) {
-                    run = run.feed(to, value);
-                }
-                for op in &copying.assigns {
-                    run = run.target(op);
-                }
-                run.run()?;
-                self.begin(nodes, &nodes.begin, info.version, deadline)
-            }
-            _ => {
-                initialize(&self.session)?;
-                self.begin(nodes, &nodes.begin, 0, deadline)?;
-                match nodes.begin_buckets.is_empty() {
-                    true => Ok(()),
-                    false => self.begin(nodes, &nodes.begin_buckets, 0, deadline),
-                }
-            }
+        if nodes.ring.is_none() && !chief {
+            return Ok(());
         }
+        if self.is_ready(&nodes.reports[own], deadline)? {
+            return Ok(());
+        }
+        let Some(ring) = &nodes.ring else {
+            initialize(&self.session)?;
+            return self.begin(nodes, &nodes.begin, 0, deadline);
+        };
+        let others_train = ring.is_in_training(&self.session);
+        if chief && !others_train {
+            initialize(&self.session)?;
+            self.begin(nodes, &nodes.begin, 0, deadline)?;
+            return self.begin(nodes, &nodes.begin_buckets, 0, deadline);
+        }
+        // What is not taken from others, too.
+        self.session.execute(&[&nodes.initializer])?;
+        if !others_train {
+            // Waits until the chief has begun the buckets.
+            let run = self.session.runner().deadline(deadline).fetch(&nodes.joined[0].0);
+            self.waiting(nodes, options, run.run())?;
+        }
+        let taken = ring.take_newest(&self.session, None, deadline)?;
+        let version = taken.ok_or_else(|| {
+            Error::unavailable("the training has begun, but no replica that has its values can be reached")
+        })?;
+        self.begin(nodes, &nodes.begin, version, deadline)
     }
 
     fn tags(&self, options: &ReplicaOptions) -> Vec<Tensor> {
@@ -248,6 +234,16 @@ impl Live {
         deadline: Instant,
         cancel: Option<&CancelToken>,
     ) -> Result<()> {
+        if let Some(ring) = &nodes.ring {
+            let own = nodes.reports.len() - nodes.shards.len();
+            let run = self.session.runner().deadline(deadline).fetch(&nodes.reports[own][1]);
+            let mut version = u64::try_from(run.run()?[0].to_scalar::<i64>()?).unwrap_or(0);
+            if let Some(newer) = ring.take_newest(&self.session, Some(version), deadline)? {
+                version = newer;
+                self.begin(nodes, &nodes.begin, version, deadline)?;
+            }
+            self.begin(nodes, &nodes.begin_buckets, version, deadline)?;
+        }
         let joined = self.waiting(nodes, options, self.join.call_unless(&[], Some(deadline), cancel))?;
         let own = nodes.joined.len() - nodes.shards.len();
         self.push = 0;

@@ -9,13 +9,16 @@
 //! - [`ReplicaOptions`], [`Model`], [`StepReport`]: what a replica is made from and what it reports
 //! - [`Replica`]: the graph of one replica, and its steps
 //! - [`towers`]: replicas in one graph
+//! - [`pipeline`]: the layers of one model on several devices or tasks
 
 #![forbid(unsafe_code)]
 
 mod buckets;
 mod live;
 mod options;
+pub mod pipeline;
 mod replica;
+mod ring;
 mod shard;
 mod strategy;
 pub mod towers;

@@ -6,7 +6,8 @@ use actorflow_core::{DType, Error, Graph, Operation, Output, Result, Tensor};
 
 use super::buckets::{Buckets, exchange};
 use super::live::Live;
-use super::shard::{Copying, Parts, Shard, Site, agreement, at};
+use super::ring::Ring;
+use super::shard::{Parts, Shard, Site, at};
 use super::{Model, ReplicaOptions, StepReport, Strategy};
 use crate::Session;
 use crate::placement::parameter_devices;
@@ -17,13 +18,6 @@ use crate::train::variable::{GraphVariables, Variable};
 pub(super) enum Point {
     Dense(Output),
     Rows(Output, Output),
-}
-
-/// The nodes by which replicas that keep the parameters exchange gradients, and start from the chief's values.
-pub(super) struct Ring {
-    pub(super) buckets: Buckets,
-    /// Of all replicas but the chief.
-    pub(super) copying: Option<Copying>,
 }
 
 /// The nodes of a replica's graph.
@@ -119,7 +113,7 @@ impl Replica {
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if the options do not fit each other, or the loss depends on no trainable variable;
-    /// `UNIMPLEMENTED` for a sparse gradient that the optimizer or the strategy has no way for; what `model` returns.
+    /// `UNIMPLEMENTED` for a sparse gradient that the optimizer has no way for; what `model` returns.
     pub fn build(
         graph: &Graph,
         optimizer: Optimizer,
@@ -386,29 +380,18 @@ impl Nodes {
             leave.push(at(a, "AgreeLeave").input(&me).finish()?);
             reports.push(at(a, "AgreeReport").finish()?.outputs());
         }
-        let begins = |list: &[&Output]| {
-            let begin = |a: &&Output| at(a, "AgreeBegin").input(&version).finish();
+        let begins = |list: &[&Output], if_behind: bool| {
+            let begin = |a: &&Output| {
+                let b = at(a, "AgreeBegin").input(&version);
+                b.attr("if_behind", if_behind).finish()
+            };
             list.iter().map(begin).collect::<Result<Vec<_>>>()
         };
-        let (begin, begin_buckets) = (begins(&own)?, begins(&shared)?);
-        let ring = match buckets {
-            None => None,
-            Some(buckets) => {
-                let mut copying = None;
-                if options.replica > 0 {
-                    let chief = Site {
-                        name: format!("{}/of0/0", options.name),
-                        device: &options.workers[0],
-                        rules: (1, 1, 1, None),
-                    };
-                    let there = agreement(g, &chief)?;
-                    let mine = format!("replica_{}/", options.replica);
-                    let rename = |n: &str| n.replacen(&mine, "replica_0/", 1);
-                    copying = Some(first.copy_from(g, &there, &decision, rename)?);
-                }
-                Some(Ring { buckets, copying })
-            }
-        };
+        // Of those of buckets, which several replicas begin, whoever knows of the most steps is right.
+        let (begin, begin_buckets) = (begins(&own, false)?, begins(&shared, true)?);
+        let ring = buckets
+            .map(|b| Ring::build(g, options, b, first, &decision))
+            .transpose()?;
         Ok(Nodes {
             model,
             points,

@@ -158,18 +158,21 @@ impl Shard {
         hypers: &mut Vec<((OutputRef, DType), usize)>,
     ) -> Result<String> {
         let rule = parts.optimizer.rule();
-        let dense = matches!(grad, Grad::Dense(_));
-        let (op, args, flags) = match dense {
-            true => rule.dense(),
-            false => rule.rows().ok_or_else(|| {
-                Error::unimplemented(format!(
-                    "{} has no update by rows, which replicas need for the sparse gradient of variable {}; use another \
-                     optimizer, or make the gradient dense",
-                    rule.name(),
-                    v.name()
-                ))
-            })?,
+        let (form, of) = match grad {
+            Grad::Dense(_) => (Some(rule.dense()), 'd'),
+            Grad::Slices(_) => match rule.rows() {
+                None if rule.moves_all_rows() => (Some(rule.dense()), 'w'),
+                rows => (rows, 's'),
+            },
         };
+        let (op, args, flags) = form.ok_or_else(|| {
+            Error::unimplemented(format!(
+                "{} has no update by rows, which replicas need for the sparse gradient of variable {}; use another \
+                 optimizer, or make the gradient dense",
+                rule.name(),
+                v.name()
+            ))
+        })?;
         let shape = v.shape().to_shape().ok_or_else(|| {
             Error::invalid(format!(
                 "variable {} needs a fully known shape to be trained, not {}",
@@ -185,7 +188,7 @@ impl Shard {
                 .slot_variable(g, &name, v.dtype(), &shape, s.initial, v)?;
             slots.push(self.handle(&slot));
         }
-        let op = format!("Resource{}Apply{op}", if dense { "" } else { "Sparse" });
+        let op = format!("Resource{}Apply{op}", if of == 's' { "Sparse" } else { "" });
         let def = registry().get(&op)?;
         let mut line = op;
         for (flag, on) in flags {
@@ -215,8 +218,7 @@ impl Shard {
                     };
                     format!(" {scale}h{at}")
                 }
-                Arg::Grad if dense => format!(" d{place}"),
-                Arg::Grad => format!(" s{place}"),
+                Arg::Grad => format!(" {of}{place}"),
                 Arg::Indices => format!(" i{place}"),
             };
         }
@@ -254,16 +256,15 @@ impl Shard {
             .finish()
     }
 
-    /// Nodes that copy all variables of another replica's shard to this one's: the values to be fetched, and for each the
-    /// placeholder and the operation that assigns it. The variables there are named as `rename` says; `at` is their
-    /// agreement.
-    pub(super) fn copy_from(
+    /// The values of all variables of another replica's shard, and what happened there. The variables there are named as
+    /// `rename` says; `there` is their agreement.
+    pub(super) fn values_of(
         &self,
         g: &Graph,
         there: &Output,
         decision: &Output,
         rename: impl Fn(&str) -> String,
-    ) -> Result<Copying> {
+    ) -> Result<(Vec<Output>, Output)> {
         let mut handles = Vec::new();
         for h in &self.handles {
             let node = h.op().node();
@@ -277,25 +278,17 @@ impl Shard {
         let info = values
             .pop()
             .ok_or_else(|| Error::internal("AgreeApply has no output"))?;
+        Ok((values, info))
+    }
+
+    /// For each of the shard's variables a placeholder, and the operation that assigns it.
+    pub(super) fn assigns(&self, g: &Graph) -> Result<(Vec<Output>, Vec<Operation>)> {
         let (mut given, mut assigns) = (Vec::new(), Vec::new());
         for (h, dtype) in self.handles.iter().zip(&self.dtypes) {
             let value = g.placeholder("copy", *dtype, actorflow_core::PartialShape::UNKNOWN)?;
             assigns.push(g.op("AssignVariableOp").input(h).input(&value).finish()?);
             given.push(value);
         }
-        Ok(Copying {
-            values,
-            info,
-            given,
-            assigns,
-        })
+        Ok((given, assigns))
     }
-}
-
-/// See [`Shard::copy_from`].
-pub(super) struct Copying {
-    pub(super) values: Vec<Output>,
-    pub(super) info: Output,
-    pub(super) given: Vec<Output>,
-    pub(super) assigns: Vec<Operation>,
 }

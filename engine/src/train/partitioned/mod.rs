@@ -176,11 +176,10 @@ impl PartitionedBuilder {
         let name = g.current_name_scope().trim_end_matches('/').to_owned();
         let mut variables = Vec::with_capacity(parts.len());
         for part in &parts {
-            let device = match self.devices.len() {
-                0 => "",
-                n => &self.devices[part.index % n],
+            let _device = match self.devices.len() {
+                0 => None,
+                n => Some(g.device_scope(&self.devices[part.index % n])),
             };
-            let _device = g.device_scope(device);
             let mut b = g.variable_builder(&format!("part_{}", part.index));
             if !self.trainable {
                 b = b.not_trainable();

@@ -158,6 +158,20 @@ fn the_parts_are_placed_in_turn_and_make_the_whole() {
 }
 
 #[test]
+fn device_functions_spread_parts_that_ask_for_nothing() {
+    use crate::placement::{PsStrategy, parameter_devices};
+    let servers = ["/job:ps/task:0".to_owned(), "/job:ps/task:1".to_owned()];
+    let g = Graph::new();
+    let spread = parameter_devices(&servers, "/job:worker/task:0", PsStrategy::GreedyLoadBalancing).unwrap();
+    let _devices = g.device_function(spread);
+    let table = divided(&g, 3);
+    let of = |v: &Variable| v.handle().op().node().device().to_owned();
+    let places: Vec<String> = table.variables().iter().map(of).collect();
+    // The first has 9 numbers, the others 6 each.
+    assert_eq!(places, [&servers[0][..], &servers[1], &servers[1]]);
+}
+
+#[test]
 fn initialisers_see_the_whole_and_give_each_part_numbers_of_its_own() {
     let g = Graph::new();
     g.set_seed(1);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use actorflow_core::error::{Error, Result};
 use actorflow_core::parallel::Parallel;
 use actorflow_core::tensor::Pool;
-use actorflow_core::{DType, Tensor};
+use actorflow_core::{DType, Shape, Tensor};
 use half::{bf16, f16};
 
 use crate::ops::state::arith::{Arith, Update};
@@ -231,6 +231,42 @@ fn merged<T: Float>(parts: &[(&Tensor, &Tensor)], pool: &Arc<Pool>) -> Result<(T
     Ok((out, Tensor::vector(&places.into_keys().collect::<Vec<i64>>())))
 }
 
+/// Rows in the places that their indices say, each there once, with zeros everywhere else.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if rows and indices do not fit the shape; `UNIMPLEMENTED` for a dtype that is no float.
+pub fn whole(rows: &Tensor, indices: &Tensor, shape: Shape, pool: &Arc<Pool>) -> Result<Tensor> {
+    fn fill<T: Float>(rows: &Tensor, indices: &[i64], out: &mut Tensor) -> Result<()> {
+        let (rows, row) = (rows.as_slice::<T>()?, out.shape()[1..].iter().product::<usize>());
+        let out = out
+            .as_mut_slice::<T>()
+            .ok_or_else(|| Error::internal("a new buffer is shared"))?;
+        out.fill(T::default());
+        for (k, i) in indices.iter().enumerate() {
+            let place = usize::try_from(*i)
+                .ok()
+                .and_then(|i| Some((i.checked_mul(row)?, i.checked_add(1)?.checked_mul(row)?)));
+            let to = place.and_then(|(from, to)| out.get_mut(from..to));
+            let to = to.ok_or_else(|| Error::invalid(format!("there is no row {i}")))?;
+            to.copy_from_slice(&rows[k * row..(k + 1) * row]);
+        }
+        Ok(())
+    }
+    let fits = indices.shape().rank() == 1
+        && shape.rank() > 0
+        && rows.shape().split_first() == Some((&indices.len(), &shape[1..]));
+    if !fits {
+        return Err(Error::invalid(format!(
+            "rows of shape {} for indices of shape {} do not fit a variable of shape {shape}",
+            rows.shape(),
+            indices.shape()
+        )));
+    }
+    let mut out = Tensor::alloc_in(pool, rows.dtype(), shape)?;
+    for_float!(rows.dtype(), fill(rows, &indices.to_i64_vec()?, &mut out))?;
+    Ok(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,5 +318,17 @@ mod tests {
         assert_eq!(indices.to_vec::<i64>().unwrap(), [1, 5]);
         assert_eq!(values.to_vec::<f32>().unwrap(), [1.5, 2., 5.5, 11.]);
         assert!(rows(&[(&a.0, &b.1)], &Pool::unbounded()).is_err());
+    }
+
+    #[test]
+    fn rows_in_their_places_are_the_whole_with_zeros_elsewhere() {
+        let rows = Tensor::from_slice([2, 2], &[1f32, 2., 3., 4.]).unwrap();
+        let pool = Pool::unbounded();
+        let at = |indices: &[i64]| whole(&rows, &Tensor::vector(indices), Shape::new(&[4, 2]), &pool);
+        let expected = [3f32, 4., 0., 0., 0., 0., 1., 2.];
+        assert_eq!(at(&[3, 0]).unwrap().to_vec::<f32>().unwrap(), expected);
+        for wrong in [&[0i64, 4][..], &[0, -1], &[0]] {
+            assert!(at(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -20,16 +20,25 @@ fn on_agreement(name: &'static str, doc: &'static str) -> OpDef {
 fn begin() -> OpDef {
     on_agreement(
         "AgreeBegin",
-        "The variables have values, which are `version` updates old: replicas that wait to join may.",
+        "The variables have values, which are `version` updates old: replicas that wait to join may. With `if_behind` it does \
+         nothing where that, or more, is known already.",
     )
     .input("version: int64")
+    .attr("if_behind: bool = false")
     .shape(shapes::none)
-    .cpu(|_| {
-        Ok(Box::new(At::once(first_input::<Agreement>, |cx, desk| {
+    .cpu(|init| {
+        let if_behind = init.attrs.bool("if_behind")?;
+        Ok(Box::new(At::once(first_input::<Agreement>, move |cx, desk| {
             let version = count(cx, 1, "version")?;
             settle(cx, desk, |room| {
-                room.counter.state.begin(version);
-                room.counter.mean = None;
+                let state = &mut room.counter.state;
+                let anew = !if_behind || state.catch_up(version);
+                if !if_behind {
+                    state.begin(version);
+                }
+                if anew {
+                    room.counter.mean = None;
+                }
                 Ok(((), None))
             })
         })))

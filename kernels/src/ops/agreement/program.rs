@@ -8,6 +8,7 @@
 //! | `r3` | the value of the variable of handle 3 |
 //! | `d1` | the mean of payload tensor 1 |
 //! | `s1`, `i1` | the mean of payload tensors 1 and 2, rows and their indices: the rows, the indices |
+//! | `w1` | the same mean with zeros in all other rows, in the shape of the variable of the first input |
 //! | `h5` | payload tensor 5 of the first replica that counts: a hyper-parameter |
 //! | `c0.9` | a number |
 //! | `~h5`, `~c0.9` | the same, divided by one more than the number of updates that the gradient is old |
@@ -38,6 +39,7 @@ enum Arg {
     Value(usize),
     Dense(usize),
     Rows(usize),
+    Whole(usize),
     Indices(usize),
     Hyper(usize, bool),
     Number(f64, bool),
@@ -61,6 +63,7 @@ impl Arg {
             "r" => Arg::Value(i),
             "d" => Arg::Dense(i),
             "s" => Arg::Rows(i),
+            "w" => Arg::Whole(i),
             "i" => Arg::Indices(i),
             _ => return None,
         })
@@ -115,7 +118,7 @@ impl Program {
                             }
                         }
                     }
-                    Arg::Rows(i) => {
+                    Arg::Rows(i) | Arg::Whole(i) => {
                         for (_, p) in run.gradients {
                             let (rows, indices) = (part(p, *i)?, part(p, i + 1)?);
                             if let Some((v, shape)) = &shape {
@@ -166,11 +169,7 @@ impl Program {
             }
         }
         for u in &self.0 {
-            let inputs = u
-                .args
-                .iter()
-                .map(|a| run.input(*a, u.dtype))
-                .collect::<Result<Vec<_>>>()?;
+            let inputs = u.args.iter().map(|a| run.input(*a, u)).collect::<Result<Vec<_>>>()?;
             match &u.kernel {
                 Some(kernel) => {
                     let mut inputs: Vec<_> = inputs.into_iter().map(Some).collect();
@@ -331,7 +330,7 @@ impl Run<'_> {
                 let mean = mean::dense(&parts, pool, self.cx.parallel())?;
                 self.means.insert(i, mean);
             }
-            Arg::Rows(i) if !self.means.contains_key(&i) => {
+            Arg::Rows(i) | Arg::Whole(i) if !self.means.contains_key(&i) => {
                 let parts = self
                     .gradients
                     .iter()
@@ -351,7 +350,8 @@ impl Run<'_> {
         self.means.get(&i).cloned().ok_or_else(missing)
     }
 
-    fn input(&self, a: Arg, dtype: DType) -> Result<Tensor> {
+    fn input(&self, a: Arg, u: &Update) -> Result<Tensor> {
+        let dtype = u.dtype;
         let age = self.oldest.saturating_add(1) as f64;
         let pool = self.cx.step().device.pool();
         match a {
@@ -362,6 +362,16 @@ impl Run<'_> {
                 access::value(v, &state).cloned()
             }
             Arg::Dense(i) | Arg::Rows(i) => self.mean(i),
+            Arg::Whole(i) => {
+                let Some(Arg::Handle(of)) = u.args.first() else {
+                    return Err(Error::internal("an update of no variable"));
+                };
+                let v = self.variable(*of)?;
+                let shape = access::value(v, &*access::state(self.cx.held(), v, dtype)?)?
+                    .shape()
+                    .clone();
+                mean::whole(&self.mean(i)?, &self.mean(i + 1)?, shape, pool)
+            }
             Arg::Indices(i) => self.mean(i + 1),
             Arg::Hyper(i, false) => part(self.first()?, i).cloned(),
             Arg::Hyper(i, true) => mean::divided(part(self.first()?, i)?.clone(), age, pool),
@@ -376,7 +386,7 @@ impl Run<'_> {
         let [Arg::Handle(i), by] = u.args[..] else {
             return Err(Error::internal("a product without factors"));
         };
-        let by = self.input(by, u.dtype)?;
+        let by = self.input(by, u)?;
         let v = self.variable(i)?;
         let mut state = access::state(self.cx.held(), v, u.dtype)?;
         let value = access::writable(v, &mut state, self.cx.step().device.pool())?;
@@ -393,6 +403,7 @@ mod tests {
         assert_eq!(Arg::parse("v3"), Some(Arg::Handle(3)));
         assert_eq!(Arg::parse("~c0.5"), Some(Arg::Number(0.5, true)));
         assert_eq!(Arg::parse("~h1"), Some(Arg::Hyper(1, true)));
+        assert_eq!(Arg::parse("w2"), Some(Arg::Whole(2)));
         for wrong in ["", "~", "~v1", "x1", "v", "v-1", "cx", "é1"] {
             assert_eq!(Arg::parse(wrong), None, "{wrong}");
         }

@@ -238,6 +238,15 @@ impl<G> State<G> {
         }
     }
 
+    /// Begins anew unless that has happened already, and so many rounds are known here; whether it has.
+    pub fn catch_up(&mut self, version: u64) -> bool {
+        let behind = !self.ready || self.groups.iter().any(|g| g.next < version);
+        if behind {
+            self.begin(version);
+        }
+        behind
+    }
+
     /// Whether the variables have values.
     pub fn is_ready(&self) -> bool {
         self.ready
@@ -385,13 +394,20 @@ impl<G> State<G> {
     /// wait.
     ///
     /// # Errors
-    /// `CANCELLED` if the push is void because its replica has joined again; `OUT_OF_RANGE` naming who has left if too few
-    /// are left to decide.
+    /// `CANCELLED` if the push is void because its replica has joined again; `ABORTED` if the agreement has begun anew behind
+    /// the tag's round; `OUT_OF_RANGE` naming who has left if too few are left to decide.
     pub fn decided(&self, tag: Tag) -> Result<Option<Decision>> {
         let of = self.group(tag.replica)?;
         let g = &self.groups[of];
         if tag.round < g.next {
-            return Ok(g.last.clone());
+            let gone = || {
+                let known = format!(
+                    "step {} was decided elsewhere; take the values of another replica",
+                    tag.round
+                );
+                Error::new(actorflow_core::Code::Aborted, known)
+            };
+            return g.last.clone().ok_or_else(gone).map(Some);
         }
         if tag.push < self.members[self.member(tag.replica)?].floor {
             return Err(Error::cancelled(format!(
