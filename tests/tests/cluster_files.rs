@@ -2,53 +2,25 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
-use std::net::UdpSocket;
+mod cluster;
+
 use std::path::Path;
-use std::time::Duration;
 
-use actorflow::cluster::identity::Authority;
-use actorflow::cluster::{ClusterSpec, ConnectOptions, Server, ServerOptions, TaskName};
-use actorflow::{Code, DType, Error, Graph, Operation, Output, Result, Session, SessionOptions, Tensor};
+use actorflow::cluster::ServerOptions;
+use actorflow::{Code, DType, Error, Graph, Operation, Output, Result, Session, Tensor};
+use cluster::{Cluster, options};
 
-const HOUR: Duration = Duration::from_secs(3600);
-
-fn options() -> SessionOptions {
-    SessionOptions {
-        pin: false,
-        ..SessionOptions::with_threads(2)
-    }
-}
-
-/// One task, and a client's way to it.
-struct Task {
-    server: Server,
-    client: ConnectOptions,
-}
+/// One task, which runs what clients submit.
+struct Task(Cluster);
 
 impl Task {
-    fn try_new(with: impl FnOnce(&mut ServerOptions)) -> Result<Task> {
-        let authority = Authority::ephemeral("test").unwrap();
-        let identity = |subject: &str| authority.issue(subject.parse().unwrap(), HOUR).unwrap();
-        let addr = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let spec = ClusterSpec::new().with_task("ps", 0, &addr.to_string()).unwrap();
-        let mut of_server = ServerOptions {
-            session: options(),
-            ..ServerOptions::new(spec, TaskName::new("ps", 0)?, identity("task/ps/0"))
-        };
-        with(&mut of_server);
-        Ok(Task {
-            server: Server::start(of_server)?,
-            client: ConnectOptions::new(identity("client/test")),
-        })
-    }
-
-    fn new(with: impl FnOnce(&mut ServerOptions)) -> Task {
-        Task::try_new(with).unwrap()
+    fn new(with: impl Fn(&mut ServerOptions)) -> Task {
+        Task(Cluster::with(&[("ps", 0)], with).unwrap())
     }
 
     /// Runs a graph of a client on the task.
     fn session(&self, g: &Graph) -> Session {
-        Session::connect(g, &self.server.target(), &self.client, options()).unwrap()
+        self.0.connect(g, 0)
     }
 
     fn fetch(&self, g: &Graph, y: &Output) -> Result<Tensor> {
@@ -216,7 +188,8 @@ fn a_task_that_allows_no_directory_lets_graphs_touch_no_file() {
 fn a_task_does_not_start_with_a_directory_that_does_not_exist() {
     let dir = tempfile::tempdir().unwrap();
     let none = text(&dir.path().join("none"));
-    let e = Task::try_new(|o| o.directories = vec![none.clone()]).err().unwrap();
+    let e = Cluster::with(&[("ps", 0)], |o| o.directories = vec![none.clone()]);
+    let e = e.err().unwrap();
     assert_eq!(e.code(), Code::NotFound, "{e}");
     assert!(e.message().contains(&none), "{e}");
 }

@@ -9,17 +9,14 @@ use actorflow::cluster::identity::{Authority, Subject};
 use actorflow::cluster::{ClusterInfo, ConnectOptions, TaskName};
 use actorflow::flow::{WhileOptions, while_loop};
 use actorflow::{Code, DType, Graph, GraphVariables, Session, Tensor};
-use cluster::{Cluster, HOUR, options};
+use cluster::{Cluster, HOUR, doubled, on_ps, options};
 
 #[test]
 fn a_graph_runs_over_tasks_and_variables_outlive_sessions() {
     let c = Cluster::new(&[("ps", 0), ("worker", 0)]);
     let build = || {
         let g = Graph::new();
-        let v = {
-            let _ps = g.device_scope("/job:ps/task:0");
-            g.variable("v", Tensor::from([1f32, 2.0])).unwrap()
-        };
+        let v = on_ps(&g, Tensor::from([1f32, 2.0]));
         let _worker = g.device_scope("/job:worker/task:0");
         let x = g.placeholder("x", DType::F32, [Some(2)]).unwrap();
         let y = (v.value() * &x).unwrap();
@@ -30,7 +27,7 @@ fn a_graph_runs_over_tasks_and_variables_outlive_sessions() {
         (g, x, y, add)
     };
     let (g, x, y, add) = build();
-    let s = Session::on(&g, &c.servers[1], options()).unwrap();
+    let s = c.session(&g, 1);
     s.execute(&[&g.global_variables_initializer().unwrap()]).unwrap();
     let call = s.callable(&[&x], &[&y], &[&add]).unwrap();
     let feed = [Tensor::from([1f32, 1.0])];
@@ -40,7 +37,7 @@ fn a_graph_runs_over_tasks_and_variables_outlive_sessions() {
 
     // Another session, of a client outside, sees the same variable.
     let (g, x, y, _) = build();
-    let s = Session::connect(&g, &c.servers[0].target(), &c.client(), options()).unwrap();
+    let s = c.connect(&g, 0);
     let got = s.run(&[(&x, Tensor::from([10f32, 1.0]))], &[&y]).unwrap();
     assert_eq!(got[0], Tensor::from([40f32, 8.0]));
     assert_eq!(s.variable("v").unwrap(), Tensor::from([4f32, 8.0]));
@@ -73,7 +70,7 @@ fn a_loop_spans_tasks() {
         WhileOptions::default(),
     )
     .unwrap();
-    let s = Session::connect(&g, &c.servers[1].target(), &c.client(), options()).unwrap();
+    let s = c.connect(&g, 1);
     for trips in [3, 0, 12] {
         let got = s.run(&[(&n, Tensor::scalar(trips))], &[&out[1]]).unwrap();
         assert_eq!(got[0].to_scalar::<f32>().unwrap(), 2f32.powi(trips));
@@ -87,7 +84,7 @@ fn a_large_tensor_crosses_unharmed() {
     let x = g.placeholder("x", DType::F32, [None]).unwrap();
     let _ps = g.device_scope("/job:ps");
     let y = x.negated().unwrap();
-    let s = Session::on(&g, &c.servers[1], options()).unwrap();
+    let s = c.session(&g, 1);
     let values: Vec<f32> = (0..3_000_000).map(|i| i as f32).collect();
     let got = s.run(&[(&x, Tensor::from(values.clone()))], &[&y]).unwrap();
     let got = got[0].as_slice::<f32>().unwrap();
@@ -98,13 +95,10 @@ fn a_large_tensor_crosses_unharmed() {
 fn a_task_that_is_gone_is_named_and_its_return_is_noticed() {
     let mut c = Cluster::new(&[("ps", 0), ("worker", 0)]);
     let g = Graph::new();
-    let v = {
-        let _ps = g.device_scope("/job:ps");
-        g.variable("v", Tensor::from([1f32])).unwrap()
-    };
+    let v = on_ps(&g, Tensor::from([1f32]));
     let y = (v.value() + 1.0).unwrap();
     let init = g.global_variables_initializer().unwrap();
-    let s = Session::on(&g, &c.servers[1], options()).unwrap();
+    let s = c.session(&g, 1);
     s.execute(&[&init]).unwrap();
     assert_eq!(s.run(&[], &[&y]).unwrap()[0], Tensor::from([2f32]));
     let ps = c.servers.remove(0);
@@ -135,7 +129,7 @@ fn an_absent_task_is_named_only_by_who_needs_it() {
         let _ps = g.device_scope("/job:ps");
         near.square().unwrap()
     };
-    let s = Session::on(&g, &c.servers[0], options()).unwrap();
+    let s = c.session(&g, 0);
     assert_eq!(s.run(&[], &[&near]).unwrap()[0], Tensor::from([1f32]));
     let e = s.run(&[], &[&far]).unwrap_err();
     assert_eq!(e.code(), Code::Unavailable, "{e}");
@@ -151,7 +145,7 @@ fn only_those_who_may_submit_graphs() {
         g.constant([1f32]).unwrap().square().unwrap()
     };
     // A parameter server has no business running graphs on workers.
-    let s = Session::on(&g, &c.servers[0], options()).unwrap();
+    let s = c.session(&g, 0);
     let e = s.run(&[], &[&y]).unwrap_err();
     assert_eq!(e.code(), Code::PermissionDenied, "{e}");
     // Nor has another cluster's client any.
@@ -170,13 +164,8 @@ fn only_a_chief_may_say_that_a_task_is_gone_and_one_that_lives_is_connected_agai
     let c = Cluster::new(&[("ps", 0), ("worker", 0)]);
     let ps = TaskName::new("ps", 0).unwrap();
     let g = Graph::new();
-    let v = {
-        let _ps = g.device_scope("/job:ps/task:0");
-        g.variable("v", Tensor::from([1f32, 2.0])).unwrap()
-    };
-    let _worker = g.device_scope("/job:worker/task:0");
-    let y = (v.value() * 2f32).unwrap();
-    let s = Session::connect(&g, &c.servers[1].target(), &c.client(), options()).unwrap();
+    let y = doubled(&g, &on_ps(&g, Tensor::from([1f32, 2.0])));
+    let s = c.connect(&g, 1);
     s.execute(&[&g.global_variables_initializer().unwrap()]).unwrap();
     assert_eq!(s.run(&[], &[&y]).unwrap()[0], Tensor::from([2f32, 4.0]));
 

@@ -2,222 +2,48 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
+mod clusters;
 mod command;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, UdpSocket};
-use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use actorflow::cluster::identity::Identity;
-use actorflow::cluster::{ClusterInfo, ConnectOptions, TaskName};
-use actorflow::train::optimizer::{GradientDescent, Optimizer};
-use actorflow::{Code, DType, Graph, GraphVariables, Operation, Output, Session, SessionOptions, Tensor};
+use actorflow::cluster::{ClusterInfo, ConnectOptions};
+use actorflow::{Code, Graph, Session, SessionOptions};
 use actorflow_cli::cluster::local::{LocalCluster, LocalOptions, Signal};
+use clusters::{LONG, Local, Model, Running, fails, free_addr, gone, later, never, options, task, text};
 use command::{ACTORFLOW, run};
-use rustix::process::{Pid, kill_process, test_kill_process};
 use serde_json::Value;
 
-/// Nothing here takes so long unless it hangs.
-const LONG: Duration = Duration::from_secs(60);
-
-fn later() -> Instant {
-    Instant::now() + LONG
-}
-
-/// A running command; it is killed when dropped.
-struct Running {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Running {
-    fn start(args: &[&str]) -> Running {
-        let mut child = Command::new(ACTORFLOW)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = each_line(child.stdout.take().unwrap());
-        Running { child, lines }
-    }
-
-    /// The next line that begins so.
-    fn line(&self, begin: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(LONG).expect("a line");
-            if line.starts_with(begin) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        kill_process(pid(self.child.id()), signal).unwrap();
-    }
-
-    /// Waits for the end; the exit code.
-    fn end(mut self) -> i32 {
-        let until = later();
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().unwrap_or(-1);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("it does not end");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn each_line(out: ChildStdout) -> Receiver<String> {
-    let (tell, lines) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(out).lines().map_while(Result::ok) {
-            if tell.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    lines
-}
-
-fn pid(n: u32) -> Pid {
-    Pid::from_raw(i32::try_from(n).unwrap()).unwrap()
-}
-
-/// Waits until a process is gone.
-fn gone(n: u32) -> bool {
-    let until = later();
-    while Instant::now() < until {
-        if test_kill_process(pid(n)).is_err() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    false
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn free_addr() -> String {
-    UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string()
-}
-
-/// A linear model: the variable on the parameter server, the rest on a worker.
-struct Model {
-    graph: Graph,
-    x: Output,
-    y: Output,
-    loss: Output,
-    train: Operation,
-    init: Operation,
-}
-
-impl Model {
-    fn new() -> Model {
-        let g = Graph::new();
-        let w = {
-            let _ps = g.device_scope("/job:ps/task:0");
-            g.variable("w", Tensor::zeros(DType::F32, [2, 1]).unwrap()).unwrap()
-        };
-        let _worker = g.device_scope("/job:worker/task:1");
-        let x = g.placeholder("x", DType::F32, [None, Some(2)]).unwrap();
-        let y = g.placeholder("y", DType::F32, [None, Some(1)]).unwrap();
-        let loss = x
-            .matmul(&w)
-            .unwrap()
-            .squared_difference(&y)
-            .unwrap()
-            .mean(&[], false)
-            .unwrap();
-        let train = Optimizer::from(GradientDescent::new(0.2)).minimize(&loss).unwrap();
-        let init = g.global_variables_initializer().unwrap();
-        Model {
-            graph: g,
-            x,
-            y,
-            loss,
-            train,
-            init,
-        }
-    }
-
-    fn session(&self, target: &str, identity: &Path) -> Session {
-        let options = ConnectOptions::new(Identity::load(identity).unwrap());
-        Session::connect(&self.graph, target, &options, SessionOptions::with_threads(1)).unwrap()
-    }
-
-    fn step(&self, session: &Session) -> actorflow::Result<f32> {
-        let (x, y) = (Tensor::from([[1f32, 0.0], [0.0, 1.0]]), Tensor::from([[3f32], [-1.0]]));
-        let run = session
-            .runner()
-            .feed(&self.x, &x)
-            .feed(&self.y, &y)
-            .fetch(&self.loss)
-            .target(&self.train);
-        run.run()?[0].to_scalar::<f32>()
-    }
-
-    fn train(&self, session: &Session) -> (f32, f32) {
-        session.execute(&[&self.init]).unwrap();
-        let first = self.step(session).unwrap();
-        for _ in 0..30 {
-            self.step(session).unwrap();
-        }
-        (first, self.step(session).unwrap())
-    }
+/// One parameter server and some workers, supervised by this process.
+fn supervised(workers: u32) -> LocalCluster {
+    let options = LocalOptions {
+        program: Some(ACTORFLOW.into()),
+        threads: Some(1),
+        ..LocalOptions::new(1, workers)
+    };
+    LocalCluster::start(options).unwrap()
 }
 
 #[test]
 fn a_local_cluster_trains_and_leaves_no_process_when_it_is_interrupted() {
-    let cluster = Running::start(&[
-        "cluster",
-        "local",
-        "--ps",
-        "1",
-        "--workers",
-        "2",
-        "--threads",
-        "1",
-        "--json",
-    ]);
-    let all: Value = serde_json::from_str(&cluster.line("{")).unwrap();
-    let tasks = all["tasks"].as_array().unwrap();
-    let pids: Vec<u32> = tasks
-        .iter()
-        .map(|t| u32::try_from(t["pid"].as_u64().unwrap()).unwrap())
-        .collect();
-    assert_eq!(pids.len(), 3);
-    let (target, identity) = (
-        all["target"].as_str().unwrap(),
-        Path::new(all["identity"].as_str().unwrap()),
-    );
+    let cluster = Local::start(1, 2);
+    assert_eq!(cluster.pids.len(), 3);
     let model = Model::new();
-    let session = model.session(target, identity);
+    let session = model.session(&cluster.target, &cluster.identity);
     let (first, last) = model.train(&session);
     assert!(last < first / 100.0, "{first} then {last}");
     drop(session);
 
-    let addr = target.trim_start_matches("actorflow://");
-    let ran = run(["cluster", "status", addr, "--identity", text(identity)]);
+    let identity = text(&cluster.identity);
+    let look = |what: &str, more: &[&str]| {
+        let begin = ["cluster", what, cluster.addr()];
+        run([&begin[..], more, &["--identity", identity]].concat())
+    };
+    let ran = look("status", &[]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(
         ["/job:ps/task:0", "/job:worker/task:1", "STATE"]
@@ -225,61 +51,78 @@ fn a_local_cluster_trains_and_leaves_no_process_when_it_is_interrupted() {
             .all(|p| ran.stdout.contains(p)),
         "{ran:?}"
     );
-    let ran = run(["cluster", "devices", addr, "--identity", text(identity), "--json"]);
+    let ran = look("devices", &["--json"]);
     let devices: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(devices["devices"].as_array().unwrap().len(), 3, "{ran:?}");
-    let ran = run(["cluster", "steps", addr, "--identity", text(identity), "--json"]);
+    let ran = look("steps", &["--json"]);
     assert_eq!(ran.stdout, "{\"steps\":[]}\n", "{ran:?}");
-    let ran = run(["cluster", "cancel", addr, "17", "--identity", text(identity)]);
+    let ran = look("cancel", &["17"]);
     assert_eq!((ran.code, ran.stderr.contains("no step 17")), (1, true), "{ran:?}");
-    assert_eq!(run(["cluster", "reset", addr, "--identity", text(identity)]).code, 0);
-    let e = model.step(&model.session(target, identity)).unwrap_err();
+    assert_eq!(look("reset", &[]).code, 0);
+    let e = model
+        .step(&model.session(&cluster.target, &cluster.identity))
+        .unwrap_err();
     assert_eq!(e.code(), Code::FailedPrecondition, "the variables are forgotten: {e}");
 
-    cluster.signal(rustix::process::Signal::INT);
-    assert_eq!(cluster.end(), 0);
-    for n in pids {
+    cluster.command.signal(rustix::process::Signal::INT);
+    assert_eq!(cluster.command.end(), 0);
+    for n in cluster.pids {
         assert!(gone(n), "process {n} is left");
     }
-    assert!(!identity.exists(), "the identities are left");
+    assert!(!cluster.identity.exists(), "the identities are left");
 }
 
 #[test]
-fn tasks_end_when_their_supervisor_is_killed() {
-    let cluster = Running::start(&[
-        "cluster",
-        "local",
-        "--ps",
-        "1",
-        "--workers",
-        "1",
-        "--threads",
-        "1",
-        "--json",
-    ]);
-    let all: Value = serde_json::from_str(&cluster.line("{")).unwrap();
-    let tasks = all["tasks"].as_array().unwrap();
-    let pids: Vec<u32> = tasks
-        .iter()
-        .map(|t| u32::try_from(t["pid"].as_u64().unwrap()).unwrap())
-        .collect();
-    drop(cluster);
-    for n in pids {
+fn tasks_end_when_their_supervisor_is_killed_and_the_next_one_cleans_up() {
+    let cluster = Local::start(1, 1);
+    drop(cluster.command);
+    for n in cluster.pids {
         assert!(gone(n), "process {n} is left");
     }
-    // Nobody is left to remove it.
-    std::fs::remove_dir_all(Path::new(all["identity"].as_str().unwrap()).parent().unwrap()).unwrap();
+    assert!(cluster.identity.exists(), "nobody was left to remove it");
+    let other = Local::start(1, 0);
+    assert!(
+        !cluster.identity.exists(),
+        "identities of a cluster that is gone are left"
+    );
+    assert!(other.identity.exists());
+    other.command.signal(rustix::process::Signal::TERM);
+    assert_eq!(other.command.end(), 0);
+}
+
+#[test]
+fn a_second_interrupt_ends_a_local_cluster_at_once() {
+    let cluster = Local::start(1, 1);
+    let g = Graph::new();
+    let y = {
+        let _worker = g.device_scope("/job:worker/task:0");
+        never(&g, "never")
+    };
+    let mut client = ConnectOptions::new(Identity::load(&cluster.identity).unwrap());
+    // Nobody is left to announce the worker's end.
+    client.timing.idle = Duration::from_secs(2);
+    let session = Session::connect(&g, &cluster.target, &client, options()).unwrap();
+    let info = ClusterInfo::connect(&cluster.target, &client).unwrap();
+    let failed = fails(&session, &y, &info, &[task("worker", 0)], || {
+        let begun = Instant::now();
+        cluster.command.signal(rustix::process::Signal::INT);
+        // The step would be given five seconds.
+        std::thread::sleep(Duration::from_millis(300));
+        cluster.command.signal(rustix::process::Signal::INT);
+        for n in &cluster.pids {
+            assert!(gone(*n), "process {n} is left");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    });
+    assert_eq!(failed.error.code(), Code::Unavailable, "{}", failed.error);
+    assert_eq!(cluster.command.end(), 1);
+    assert!(!cluster.identity.exists(), "the identities are left");
 }
 
 #[test]
 fn a_task_that_dies_fails_steps_with_its_name_and_comes_back_as_another_run() {
-    let options = LocalOptions {
-        program: Some(ACTORFLOW.into()),
-        threads: Some(1),
-        ..LocalOptions::new(1, 2)
-    };
-    let cluster = LocalCluster::start(options).unwrap();
-    let ps = TaskName::new("ps", 0).unwrap();
+    let cluster = supervised(2);
+    let ps = task("ps", 0);
     let before = cluster.task(&ps).unwrap();
     let model = Model::new();
     let session = model.session(&cluster.target(), &cluster.client_identity());
@@ -314,53 +157,28 @@ fn a_task_that_dies_fails_steps_with_its_name_and_comes_back_as_another_run() {
 
 #[test]
 fn a_client_that_waits_for_a_dead_task_is_told_before_the_silence_would_tell() {
-    let options = LocalOptions {
-        program: Some(ACTORFLOW.into()),
-        threads: Some(1),
-        ..LocalOptions::new(1, 1)
-    };
-    let cluster = LocalCluster::start(options).unwrap();
+    let cluster = supervised(1);
     let g = Graph::new();
-    let never = {
+    let y = {
         let _ps = g.device_scope("/job:ps/task:0");
-        let queue = g
-            .op("FIFOQueueV2")
-            .attr("component_types", vec![DType::F32])
-            .output()
-            .unwrap();
-        let ty = vec![DType::F32];
-        g.op("QueueDequeueV2")
-            .input(&queue)
-            .attr("component_types", ty)
-            .output()
-            .unwrap()
+        never(&g, "never")
     };
     let mut client = cluster.connect_options().unwrap();
     // Without the announcement, it would take this long.
     client.timing.idle = LONG * 10;
-    let session = Session::connect(
-        &g,
-        &cluster.target(),
-        &client,
-        SessionOptions {
-            stall_timeout: LONG * 10,
-            ..SessionOptions::with_threads(1)
-        },
-    );
-    let session = session.unwrap();
-    let ps = TaskName::new("ps", 0).unwrap();
-    std::thread::scope(|scope| {
-        let run = scope.spawn(|| session.run(&[], &[&never]));
-        let info = ClusterInfo::connect(&cluster.target(), &client).unwrap();
-        let until = later();
-        while info.steps(&ps).unwrap().is_empty() {
-            assert!(Instant::now() < until, "the step does not begin");
-        }
+    let patient = SessionOptions {
+        stall_timeout: LONG * 10,
+        ..options()
+    };
+    let session = Session::connect(&g, &cluster.target(), &client, patient).unwrap();
+    let info = ClusterInfo::connect(&cluster.target(), &client).unwrap();
+    let ps = task("ps", 0);
+    let failed = fails(&session, &y, &info, std::slice::from_ref(&ps), || {
         cluster.kill(&ps, Signal::Kill).unwrap();
-        let e = run.join().unwrap().unwrap_err();
-        assert_eq!(e.code(), Code::Unavailable, "{e}");
-        assert!(e.to_string().contains("/job:ps/task:0"), "{e}");
     });
+    let e = failed.error;
+    assert_eq!(e.code(), Code::Unavailable, "{e}");
+    assert!(e.to_string().contains("/job:ps/task:0"), "{e}");
 }
 
 #[test]

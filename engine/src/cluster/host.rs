@@ -14,6 +14,7 @@ use actorflow_core::tensor::Tensor;
 use dashmap::DashMap;
 use parking_lot::{Condvar, Mutex};
 
+use super::messages::WAITS_FOR;
 use super::table::{Route, Routes, StepTable};
 
 /// What one device does in a plan.
@@ -42,6 +43,14 @@ pub(crate) struct SharePlan {
 }
 
 impl SharePlan {
+    /// The edges from a task on which something is awaited, a few of them.
+    fn missing_from(&self, task: &str, table: &StepTable) -> Vec<String> {
+        let from = |i: &u32| matches!(self.routes.get(*i as usize), Some(Some(Route::From(t))) if **t == *task);
+        let edges = table.awaited(64).into_iter().filter(from);
+        let names = edges.filter_map(|i| self.edge_names.get(i as usize).cloned());
+        names.take(4).collect()
+    }
+
     /// Adds to an error of a step that has waited too long what has not arrived, and names the task that it should have
     /// come from, if there is only one.
     fn say_what_is_missing(&self, e: Error, table: &StepTable) -> Error {
@@ -479,17 +488,25 @@ impl Host {
         }
     }
 
-    /// A task is gone: the steps that exchange tensors with it end.
-    pub(crate) fn lost_task(&self, task: &str, why: &Error) {
-        let affected: Vec<CancelToken> = self
+    /// A task is gone, or what it or this one sent on a connection is: the steps that began before and exchange tensors
+    /// with it end.
+    pub(crate) fn lost_task(&self, task: &str, why: &Error, before: Instant) {
+        let affected: Vec<(u64, Arc<StepTable>, Arc<Active>)> = self
             .steps
             .iter()
-            .filter_map(|e| e.active.clone())
-            .filter(|a| a.share.peers.iter().any(|p| p == task))
-            .map(|a| a.cancel.clone())
+            .filter_map(|e| Some((*e.key(), e.table.clone(), e.active.clone()?)))
+            .filter(|(_, _, a)| a.begun <= before && a.share.peers.iter().any(|p| p == task))
             .collect();
-        for cancel in affected {
-            cancel.cancel(why.clone());
+        for (step, table, active) in affected {
+            let missing = active.share.missing_from(task, &table);
+            let why = match missing.is_empty() {
+                true => why.clone(),
+                false => {
+                    let text = format!("{}; step {step} {WAITS_FOR} {}", why.message(), missing.join(", "));
+                    Error::new(why.code(), text).in_task(task)
+                }
+            };
+            active.cancel.cancel(why);
         }
     }
 

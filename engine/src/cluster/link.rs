@@ -13,15 +13,19 @@ use parking_lot::Mutex;
 
 use super::host::ShareStatus;
 use super::messages::{
-    ABORT, REGISTER, RELEASE, RUN, Reason, Registered, RunShare, STATUS, Status, header_of, micros, with_header,
+    ABORT, REGISTER, RELEASE, RUN, Reason, Registered, RunShare, STATUS, Status, WAITS_FOR, header_of, micros,
+    with_header,
 };
 use super::node::NO_PLAN;
+use super::peers::Peers;
 use super::run::{Taker, Then};
 use super::spec::TaskName;
 use super::table::Outlet;
 
 /// How long a question about a step may take.
 const ASK: Duration = Duration::from_secs(5);
+/// An attempt to connect that takes less is not repeated, so that attempts do not come in a rush.
+const PACE: Duration = Duration::from_secs(1);
 /// Without a deadline of its own a run is given this long to get an answer from a live task, which is: any time. A
 /// task that is not alive fails it at once, one that makes no progress is noticed by the watch.
 const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -30,33 +34,49 @@ const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
 pub(crate) struct Link {
     pub(crate) task: TaskName,
     pub(crate) addr: String,
+    subject: Subject,
     endpoint: Arc<Endpoint>,
+    peers: Arc<Peers>,
+    /// The connection to use: the newest.
     peer: Mutex<Option<Peer>>,
     /// How long a connection may take.
     pub(crate) patience: Duration,
 }
 
 impl Link {
-    pub(crate) fn new(task: TaskName, addr: String, endpoint: Arc<Endpoint>, patience: Duration) -> Arc<Link> {
+    pub(crate) fn new(
+        task: TaskName,
+        addr: String,
+        endpoint: Arc<Endpoint>,
+        peers: Arc<Peers>,
+        patience: Duration,
+    ) -> Arc<Link> {
         Arc::new(Link {
+            subject: Subject::Task {
+                job: task.job.to_string(),
+                index: task.index,
+            },
             task,
             addr,
             endpoint,
+            peers,
             peer: Mutex::new(None),
             patience,
         })
     }
 
-    fn subject(&self) -> Subject {
-        Subject::Task {
-            job: self.task.job.to_string(),
-            index: self.task.index,
+    /// The connection, if there is one that is up: two tasks share what there is between them, whoever made it.
+    pub(crate) fn live(&self) -> Option<Peer> {
+        let mut peer = self.peer.lock();
+        if peer.as_ref().is_none_or(|p| !p.is_alive()) {
+            *peer = self.peers.newest(&self.subject);
         }
+        peer.clone()
     }
 
-    /// The connection, if it is up.
-    pub(crate) fn live(&self) -> Option<Peer> {
-        self.peer.lock().as_ref().filter(|p| p.is_alive()).cloned()
+    /// Another connection has come up.
+    pub(crate) fn adopt(&self, newest: &Peer) {
+        *self.peer.lock() = Some(newest.clone());
     }
 
     /// Calls `then` with the connection, which is made if there is none.
@@ -64,15 +84,17 @@ impl Link {
         if let Some(p) = self.live() {
             return then(Ok(p));
         }
-        let link = self.clone();
-        let connected = move |made: Result<Peer>| {
-            if let Ok(p) = &made {
-                *link.peer.lock() = Some(p.clone());
+        let (link, begun) = (self.clone(), Instant::now());
+        // Whoever is told that a connection is up has adopted it.
+        let connected = move |made: Result<Peer>| match made {
+            // Nobody has answered for a while; a task that is being started may, if there is time left.
+            Err(e) if e.code() == Code::Unavailable && begun.elapsed() >= PACE && Instant::now() + PACE < deadline => {
+                link.with_peer(deadline, then);
             }
-            then(made.map_err(|e| link.unreachable(&e)));
+            made => then(made.map_err(|e| link.unreachable(&e))),
         };
         self.endpoint
-            .connect_then(&self.addr, Some(&self.subject()), deadline, Box::new(connected));
+            .connect_then(&self.addr, Some(&self.subject), deadline, Box::new(connected));
     }
 
     /// The error of a task that does not answer.
@@ -99,18 +121,7 @@ impl Outlet for Link {
             tag: key.tag,
             value,
         };
-        let peer = self.live().or_else(|| {
-            // Two tasks share whatever connection there is between them, whoever made it.
-            let subject = self.subject();
-            let found = self
-                .endpoint
-                .peers()
-                .into_iter()
-                .find(|p| p.info().subject == subject && p.is_alive())?;
-            *self.peer.lock() = Some(found.clone());
-            Some(found)
-        });
-        let Some(peer) = peer else {
+        let Some(peer) = self.live() else {
             // It may be back by now, as another run of the task.
             let then = park()?;
             let connected = move |peer: Result<Peer>| match peer {
@@ -138,20 +149,26 @@ fn finishing(then: Continuation) -> Box<dyn FnOnce(Result<()>) + Send> {
 /// Tensors of fewer bytes are sent without waiting for room at the receiver.
 const SMALL: usize = 64 << 10;
 
+/// What others get of the shares of a plan, by task.
+pub(crate) type Gives = Arc<[(TaskName, String)]>;
+
 /// The share of a plan that a task has.
 pub(crate) struct RemoteShare {
     pub(crate) link: Arc<Link>,
     /// What registers it.
     pub(crate) body: Bytes,
+    /// What others get of each task's share, for messages.
+    gives: Gives,
     /// Where it is registered: which run of the task, and the number there.
     handle: Mutex<Option<(u64, u64)>>,
 }
 
 impl RemoteShare {
-    pub(crate) fn new(link: Arc<Link>, body: Bytes) -> Arc<RemoteShare> {
+    pub(crate) fn new(link: Arc<Link>, body: Bytes, gives: Gives) -> Arc<RemoteShare> {
         Arc::new(RemoteShare {
             link,
             body,
+            gives,
             handle: Mutex::new(None),
         })
     }
@@ -168,7 +185,7 @@ impl RemoteShare {
         let share = self.clone();
         let connected = move |peer: Result<Peer>| match peer {
             Ok(peer) => share.register(peer, step, feeds, deadline, then),
-            Err(e) => then(Err(e)),
+            Err(e) => then(Err(share.named(e, step))),
         };
         self.link.with_peer(until, Box::new(connected));
     }
@@ -186,7 +203,7 @@ impl RemoteShare {
                     *share.handle.lock() = Some((to.info().incarnation, handle));
                     share.run_registered(&to, handle, step, feeds, deadline, then);
                 }
-                Err(e) => then(Err(share.named(e))),
+                Err(e) => then(Err(share.named(e, step))),
             }
         };
         peer.request(
@@ -218,23 +235,30 @@ impl RemoteShare {
                 let known = share.handle.lock().take();
                 match known {
                     Some(_) => share.register(to, step, again, deadline, then),
-                    None => then(Err(share.named(e))),
+                    None => then(Err(share.named(e, step))),
                 }
             }
-            answer => then(answer.map(|m| m.tensors).map_err(|e| share.named(e))),
+            answer => then(answer.map(|m| m.tensors).map_err(|e| share.named(e, step))),
         };
         // The coordinator fails the step at the deadline, and says more about it than the transport could.
         let until = deadline.map_or_else(|| Instant::now() + LONG, |d| d + ASK);
         peer.request(message, until, Box::new(answered));
     }
 
-    /// Names the task. An error that was passed on from a third one names that already; the wire's name of a task is
-    /// its certificate's.
-    fn named(&self, e: Error) -> Error {
+    /// Names the task, and what is missing now that it is lost. An error that was passed on from a third one names that
+    /// already; the wire's name of a task is its certificate's.
+    fn named(&self, e: Error, step: u64) -> Error {
         let other = e.task().and_then(|t| t.parse::<TaskName>().ok());
-        match other {
-            Some(_) => e,
-            None => e.of_task(&self.link.task.to_string()),
+        let task = other.unwrap_or_else(|| self.link.task.clone());
+        let gives = self.gives.iter().find(|(t, _)| *t == task);
+        let says_so = e.code() != Code::Unavailable || e.node().is_some() || e.message().contains(WAITS_FOR);
+        match gives {
+            Some((task, gives)) if !says_so => {
+                let text = format!("{}; step {step} {WAITS_FOR} {gives} of task {task}", e.message());
+                let said = Error::unavailable(text).of_task(&task.to_string());
+                if e.is_derived() { said.derived() } else { said }
+            }
+            _ => e.of_task(&task.to_string()),
         }
     }
 }

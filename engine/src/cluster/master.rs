@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use actorflow_actors::exec::{Pace, Plan, Trace};
+use actorflow_actors::exec::{Pace, Plan, Source, Trace};
 use actorflow_core::cancel::CancelToken;
 use actorflow_core::error::{Error, Result};
-use actorflow_core::graph::{NodeId, OutputRef};
 use actorflow_core::{Graph, Tensor};
 use parking_lot::Mutex;
 
 use super::devices::{Devices, Process};
-use super::host::{DevicePlan, Host, ShareOptions, SharePlan, ShareStatus};
-use super::link::{Link, RemoteShare};
+use super::events;
+use super::host::{DevicePlan, Host, SharePlan, ShareStatus};
+use super::link::{Gives, Link, RemoteShare};
 use super::run::{DistRun, Taker, Then};
 use super::ship::{self, AWAY, ELSEWHERE, FROM, HERE, WireRoute, WireShare, WireTask};
 use super::table::{Outlet, Route};
@@ -26,6 +26,7 @@ use crate::partition::{self, Crossing, DivideOptions, Part};
 use crate::passes::ir::Ir;
 use crate::passes::{self, Passes};
 use crate::placement::{PlaceOptions, Placement, place};
+use crate::session::Key;
 
 /// The share of a plan that one process has.
 struct Share {
@@ -38,7 +39,7 @@ struct Share {
 }
 
 enum Work {
-    Here(Arc<SharePlan>),
+    Here(Arc<Host>, Arc<SharePlan>),
     There(Arc<RemoteShare>),
 }
 
@@ -62,15 +63,15 @@ impl DistPlan {
     /// The plans of the devices of this process.
     pub(crate) fn plans_here(&self) -> impl Iterator<Item = &Arc<Plan>> {
         self.shares.iter().flat_map(|s| match &s.work {
-            Work::Here(share) => share.devices.iter().map(|d| &d.plan).collect(),
+            Work::Here(_, share) => share.devices.iter().map(|d| &d.plan).collect(),
             Work::There(_) => Vec::new(),
         })
     }
 }
 
-/// How a run over several devices is to be done.
+/// How a run is to be done.
 #[derive(Default)]
-pub(crate) struct DistOptions<'a> {
+pub(crate) struct How<'a> {
     pub(crate) deadline: Option<Instant>,
     pub(crate) cancel: Option<&'a CancelToken>,
     pub(crate) trace: Option<&'a mut Trace>,
@@ -162,14 +163,9 @@ impl Master {
     /// # Errors
     /// What placing, a pass, dividing or a kernel factory returns, with the node's name; `UNAVAILABLE` listing the tasks
     /// that are needed and do not answer.
-    pub(crate) fn plan(
-        &self,
-        graph: &Graph,
-        feeds: &[OutputRef],
-        fetches: &[OutputRef],
-        targets: &[NodeId],
-    ) -> Result<DistPlan> {
+    pub(crate) fn plan(&self, graph: &Graph, wanted: &Key) -> Result<DistPlan> {
         let placement = self.placement(graph)?;
+        let (feeds, fetches, targets) = (&wanted.feeds, &wanted.fetches, &wanted.targets);
         let mut ir = Ir::reduce_placed(graph, feeds, fetches, targets, |n| placement.device_of(n))?;
         passes::alias::run(&mut ir)?;
         let (feeds, fetches) = (ir.feeds, ir.fetches.len());
@@ -183,10 +179,14 @@ impl Master {
         }
         let needed: Vec<usize> = (0..by_process.len()).filter(|p| !by_process[*p].is_empty()).collect();
         self.reach(&needed)?;
-        let mut shares = Vec::new();
+        let gives = needed.iter().filter_map(|p| {
+            let link = self.devices.processes()[*p].link()?;
+            Some((link.task.clone(), self.gives(*p, &by_process[*p], &divided.crossings)))
+        });
+        let (gives, mut shares): (Gives, Vec<Share>) = (gives.collect(), Vec::new());
         for (process, parts) in by_process.into_iter().enumerate() {
             if !parts.is_empty() {
-                shares.push(self.share(process, parts, &divided.crossings, &names)?);
+                shares.push(self.share(process, parts, &divided.crossings, &names, &gives)?);
             }
         }
         Ok(DistPlan {
@@ -239,7 +239,14 @@ impl Master {
         }
     }
 
-    fn share(&self, process: usize, parts: Vec<Part>, crossings: &[Crossing], names: &Arc<[String]>) -> Result<Share> {
+    fn share(
+        &self,
+        process: usize,
+        parts: Vec<Part>,
+        crossings: &[Crossing],
+        names: &Arc<[String]>,
+        gives: &Gives,
+    ) -> Result<Share> {
         let (mut feeds, mut fetches) = (Vec::new(), Vec::new());
         let number = |list: &mut Vec<usize>, wanted: &[usize]| -> Vec<usize> {
             let place = |w: &usize| {
@@ -260,11 +267,11 @@ impl Master {
         let (work, taker): (Work, Arc<dyn Taker>) = match &self.devices.processes()[process] {
             Process::Here(host) => {
                 let share = self.share_here(host, process, parts, crossings, names, (feeds.len(), fetches.len()))?;
-                (Work::Here(share), Arc::new(Local(host.clone())))
+                (Work::Here(host.clone(), share), Arc::new(Local(host.clone())))
             }
             Process::There(link) => {
                 let sizes = (feeds.len(), fetches.len());
-                let share = self.share_there(link, process, &parts, crossings, names, sizes)?;
+                let share = self.share_there(link, process, &parts, (crossings, names, gives), sizes)?;
                 (Work::There(share.clone()), share)
             }
         };
@@ -336,8 +343,7 @@ impl Master {
         link: &Arc<Link>,
         process: usize,
         parts: &[(Part, Vec<usize>, Vec<usize>)],
-        crossings: &[Crossing],
-        names: &Arc<[String]>,
+        (crossings, names, gives): (&[Crossing], &Arc<[String]>, &Gives),
         (feeds, fetches): (usize, usize),
     ) -> Result<Arc<RemoteShare>> {
         let mut tasks: Vec<WireTask> = Vec::new();
@@ -378,7 +384,31 @@ impl Master {
             fetches: fetches as u32,
             passes: ship::pass_names(self.options.passes),
         };
-        Ok(RemoteShare::new(link.clone(), ship::to_bytes(&wire)?))
+        Ok(RemoteShare::new(link.clone(), ship::to_bytes(&wire)?, gives.clone()))
+    }
+
+    /// What others get of a process, a few things: fetched tensors, edges, and what is done there for its own sake.
+    fn gives(&self, process: usize, parts: &[Part], crossings: &[Crossing]) -> String {
+        const MOST: usize = 4;
+        let fetched = parts.iter().flat_map(|p| {
+            p.ir.fetches.iter().filter_map(|f| match f {
+                Source::Node { node, output } => Some(format!("{}:{output}", p.ir.node(*node)?.name)),
+                Source::Feed(_) => None,
+            })
+        });
+        let edges = crossings.iter().filter(|c| {
+            let (from, to) = self.ends(c);
+            from == process && to != process
+        });
+        let targets = parts.iter().flat_map(|p| {
+            let nodes = p.ir.nodes.iter().flatten();
+            nodes
+                .filter(|n| n.target && n.def.name() != "_Send")
+                .map(|n| n.name.to_string())
+        });
+        let edges = edges.map(|c| self.edge_name(c));
+        let all: Vec<String> = fetched.chain(edges).chain(targets).take(MOST).collect();
+        all.join(", ")
     }
 
     fn ends(&self, c: &Crossing) -> (usize, usize) {
@@ -386,7 +416,16 @@ impl Master {
         (sites[c.from].process, sites[c.to].process)
     }
 
-    fn begin(&self, plan: &DistPlan, feeds: &[Tensor], then: Option<Then>) -> Result<Arc<DistRun>> {
+    fn begin(
+        &self,
+        plan: &DistPlan,
+        feeds: &[Tensor],
+        cancel: Option<&CancelToken>,
+        then: Option<Then>,
+    ) -> Result<Arc<DistRun>> {
+        if let Some(c) = cancel {
+            c.check()?;
+        }
         if feeds.len() != plan.feeds {
             return Err(Error::invalid(format!(
                 "the run needs {} feeds, got {}",
@@ -408,10 +447,9 @@ impl Master {
     fn start_remote(plan: &Arc<DistPlan>, run: &Arc<DistRun>, feeds: &[Tensor], deadline: Option<Instant>) {
         for (i, share) in plan.shares.iter().enumerate() {
             if let Work::There(remote) = &share.work {
-                let given = share.feeds.iter().map(|k| feeds[*k].clone()).collect();
                 let (of, to) = (plan.clone(), run.clone());
                 let then = move |result| to.done(i, &of.shares[i].fetches, result);
-                remote.run(run.step, given, deadline, Box::new(then));
+                remote.run(run.step, share.given(feeds), deadline, Box::new(then));
             }
         }
     }
@@ -420,42 +458,26 @@ impl Master {
     ///
     /// # Errors
     /// The step's first error.
-    pub(crate) fn run(
-        &self,
-        plan: &Arc<DistPlan>,
-        feeds: Vec<Tensor>,
-        options: DistOptions<'_>,
-    ) -> Result<Vec<Tensor>> {
-        if let Some(c) = options.cancel {
-            c.check()?;
-        }
-        let run = self.begin(plan, &feeds, None)?;
+    pub(crate) fn run(&self, plan: &Arc<DistPlan>, feeds: Vec<Tensor>, mut how: How<'_>) -> Result<Vec<Tensor>> {
+        let run = self.begin(plan, &feeds, how.cancel, None)?;
         if plan.shares.is_empty() {
             return run.wait(None);
         }
-        let _watched = self.watch.over(&run, None)?;
-        let _cancelled = options.cancel.map(|c| {
-            let run = run.clone();
-            c.on_cancel(move |why| run.fail(why.clone()))
-        });
-        Self::start_remote(plan, &run, &feeds, options.deadline);
-        let mut trace = options.trace;
+        self.watch.over(&run, None)?;
+        let _cancelled = how.cancel.map(|c| run.fails_with(c));
+        Self::start_remote(plan, &run, &feeds, how.deadline);
         for (i, share) in plan.shares.iter().enumerate() {
-            if let Work::Here(work) = &share.work
-                && let Some(host) = self.devices.host()
-            {
-                let given: Vec<Tensor> = share.feeds.iter().map(|k| feeds[*k].clone()).collect();
-                let how = ShareOptions {
-                    step: run.step,
-                    deadline: options.deadline,
-                    cancel: &run.cancel,
-                    trace: trace.take(),
-                };
-                let result = host.run_here(work, &given, how);
+            if let Work::Here(host, work) = &share.work {
+                let trace = how.trace.take();
+                let result = host.run_here(work, &share.given(&feeds), run.options(how.deadline, trace));
                 run.done(i, &share.fetches, result);
             }
         }
-        run.wait(options.deadline)
+        let result = run.wait(how.deadline);
+        if let Err(e) = &result {
+            events::step_failed(run.step, "this session", e);
+        }
+        result
     }
 
     /// Starts a plan; `then` is told what comes of it, on any thread.
@@ -470,9 +492,6 @@ impl Master {
         cancel: Option<&CancelToken>,
         then: Then,
     ) -> Result<Arc<DistRun>> {
-        if let Some(c) = cancel {
-            c.check()?;
-        }
         // What must live until the end of the run ends with it.
         let kept = Arc::new(Mutex::new(None));
         let of_end = kept.clone();
@@ -480,38 +499,30 @@ impl Master {
             drop(of_end.lock().take());
             then(result);
         });
-        let run = self.begin(plan, feeds, Some(ended))?;
-        let watching = self.watch.over(&run, deadline)?;
-        let cancelled = cancel.map(|c| {
-            let run = Arc::downgrade(&run);
-            c.on_cancel(move |why| {
-                if let Some(run) = run.upgrade() {
-                    run.fail(why.clone());
-                }
-            })
-        });
-        *kept.lock() = Some((watching, cancelled, run.clone()));
+        let run = self.begin(plan, feeds, cancel, Some(ended))?;
+        self.watch.over(&run, deadline)?;
+        let cancelled = cancel.map(|c| run.fails_with(c));
+        *kept.lock() = Some((cancelled, run.clone()));
         Self::start_remote(plan, &run, feeds, deadline);
         for (i, share) in plan.shares.iter().enumerate() {
-            if let Work::Here(work) = &share.work
-                && let Some(host) = self.devices.host()
-            {
-                let given: Vec<Tensor> = share.feeds.iter().map(|k| feeds[*k].clone()).collect();
-                let how = ShareOptions {
-                    step: run.step,
-                    deadline,
-                    cancel: &run.cancel,
-                    trace: None,
-                };
-                let (of, run) = (plan.clone(), run.clone());
-                let done = move |result| run.done(i, &of.shares[i].fetches, result);
-                host.run_apart(work, &given, &how, Pace::Spawn, Box::new(done));
+            if let Work::Here(host, work) = &share.work {
+                let (of, to) = (plan.clone(), run.clone());
+                let done = move |result| to.done(i, &of.shares[i].fetches, result);
+                let options = run.options(deadline, None);
+                host.run_apart(work, &share.given(feeds), &options, Pace::Spawn, Box::new(done));
             }
         }
         if plan.shares.is_empty() {
             run.finish_empty();
         }
         Ok(run)
+    }
+}
+
+impl Share {
+    /// Of a run's feeds those that it takes.
+    fn given(&self, feeds: &[Tensor]) -> Vec<Tensor> {
+        self.feeds.iter().map(|k| feeds[*k].clone()).collect()
     }
 }
 

@@ -154,6 +154,9 @@ impl Reason {
     }
 }
 
+/// How an error says what is missing now that a task is lost.
+pub(crate) const WAITS_FOR: &str = "waits for";
+
 /// Texts in headers are cut, so that the header fits.
 fn shortened(mut text: String) -> String {
     const MOST: usize = 16 << 10;

@@ -8,16 +8,17 @@
 //! - `spec`: which tasks there are
 //! - `messages`, `ship`: what they say to each other; parts of graphs as bytes
 //! - `table`, `host`: the rendezvous of a step in a process; a process's devices and its share of each step
-//! - `link`, `node`, `register`: the way to another task; what a task does for others
+//! - `peers`, `link`, `node`, `register`: who is connected; the way to another task; what a task does for others
 //! - `run`, `watch`, `master`: a step as its coordinator sees it, who watches over steps, and the coordinator
-//! - `server`, `info`: a task, and looking at a cluster from outside
+//! - `server`, `info`, `events`: a task, looking at a cluster from outside, and what is logged
 //!
 //! The coordinator of a session lives in the process of the session. That saves a hop and a copy of everything that is
 //! fed and fetched, and a session's state cannot outlive those who use it.
 //!
 //! **Failure.** Peers are heard at least once a second. When one is lost, every step that it takes part in fails with
 //! `UNAVAILABLE` that names it; the session stays usable, and registers its plans again when the task is back. A
-//! step in which for ten seconds nothing happens but waiting fails and names what it waits for.
+//! step in which for ten seconds nothing happens but waiting fails and names what it waits for. Of two connections with
+//! a peer the newer is used, and the loss of one fails the steps that may have lost something with it.
 //!
 //! **Who may do what.** Clients, chiefs and the tasks of some jobs may submit graphs, of limited size. Their operations
 //! touch files only in directories that a task allows ([`ServerOptions::directories`]). A tensor is taken from the task
@@ -26,12 +27,14 @@
 #![forbid(unsafe_code)]
 
 mod devices;
+mod events;
 mod host;
 mod info;
 mod link;
 mod master;
 mod messages;
 mod node;
+mod peers;
 mod register;
 mod run;
 mod server;
@@ -50,5 +53,5 @@ pub use spec::{ClusterSpec, TF_CONFIG, TaskName};
 pub(crate) use devices::Devices;
 pub(crate) use host::Host;
 pub(crate) use info::client_node;
-pub(crate) use master::{DistOptions, DistPlan, Master, MasterOptions};
+pub(crate) use master::{DistPlan, How, Master, MasterOptions};
 pub(crate) use server::cpu_executors;

@@ -14,9 +14,11 @@ use crossbeam::channel::{Sender, bounded};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use super::events;
 use super::host::{Host, ShareOptions, SharePlan};
 use super::link::Link;
 use super::messages::*;
+use super::peers::Peers;
 use super::register;
 use super::ship::GraphLimits;
 use super::spec::{ClusterSpec, TaskName};
@@ -84,6 +86,8 @@ struct Registration {
 
 struct Run {
     owner: Owner,
+    /// The connection that asked for it, and that alone takes the answer.
+    peer: Peer,
     cancel: CancelToken,
 }
 
@@ -94,6 +98,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(crate) struct Node {
     endpoint: OnceLock<Arc<Endpoint>>,
     links: Mutex<HashMap<TaskName, Arc<Link>>>,
+    peers: Arc<Peers>,
     /// What it computes with; a client has nothing.
     pub(crate) host: Option<Arc<Host>>,
     pub(crate) spec: ClusterSpec,
@@ -134,6 +139,7 @@ impl Node {
         let node = Arc::new(Node {
             endpoint: OnceLock::new(),
             links: Mutex::default(),
+            peers: Arc::default(),
             host,
             spec,
             policy,
@@ -168,7 +174,7 @@ impl Node {
         let addr = self.spec.address(task).unwrap_or(addr).to_owned();
         let mut links = self.links.lock();
         let link = links.entry(task.clone());
-        let link = link.or_insert_with(|| Link::new(task.clone(), addr, endpoint, self.patience));
+        let link = link.or_insert_with(|| Link::new(task.clone(), addr, endpoint, self.peers.clone(), self.patience));
         Ok(link.clone())
     }
 
@@ -215,15 +221,20 @@ impl Node {
         let (node, owner) = (self.clone(), owner(peer));
         let mine = self.plans.iter().filter(|r| r.owner == owner).count();
         if mine >= PLANS {
-            return reply.send(Err(Error::exhausted(format!(
+            let e = Error::exhausted(format!(
                 "{} has {mine} plans here, the most that one coordinator may have; keep callables and feed them, \
                  instead of building new graphs",
                 owner.0
-            ))));
+            ));
+            events::limit(&owner.0.to_string(), &e);
+            return reply.send(Err(e));
         }
         let job: Job = Box::new(move || {
             let links = node.clone();
             let done = move |share: Result<Arc<SharePlan>>| {
+                if let Err(e) = &share {
+                    events::limit(&owner.0.to_string(), e);
+                }
                 let registered = share.and_then(|share| {
                     let handle = node.next_plan.fetch_add(1, Relaxed);
                     node.plans.insert(handle, Registration { owner, share });
@@ -264,6 +275,7 @@ impl Node {
         let (cancel, step) = (CancelToken::new(), message.step);
         let run = Run {
             owner: owner(peer),
+            peer: peer.clone(),
             cancel: cancel.clone(),
         };
         match self.runs.entry(step) {
@@ -282,7 +294,11 @@ impl Node {
         };
         let node = self.clone();
         let then = move |fetched: Result<Vec<actorflow_core::Tensor>>| {
-            node.runs.remove(&step);
+            if let Some((_, run)) = node.runs.remove(&step)
+                && let Err(e) = &fetched
+            {
+                events::step_failed(step, &run.owner.0.to_string(), e);
+            }
             reply.send(fetched.map(|tensors| Message {
                 step,
                 tensors,
@@ -416,12 +432,38 @@ impl Node {
         ))
     }
 
-    /// A peer is gone: its steps end, and so do those that wait for it or send to it.
+    /// A connection is up: it is used from now on.
+    fn came(&self, peer: &Peer) {
+        self.peers.came(peer);
+        let info = peer.info();
+        if let Subject::Task { job, index } = &info.subject {
+            tracing::info!(peer = %info.subject, incarnation = info.incarnation, addr = %info.addr, "connected");
+            let link = TaskName::new(job, *index)
+                .ok()
+                .and_then(|t| self.links.lock().get(&t).cloned());
+            if let Some(link) = link {
+                link.adopt(peer);
+            }
+        } else {
+            tracing::debug!(peer = %info.subject, incarnation = info.incarnation, addr = %info.addr, "connected");
+        }
+    }
+
+    /// A connection is gone: the steps end that may have lost something with it. If it was the last one with that run of
+    /// the peer, all its steps and plans go, too.
     fn lost(&self, peer: &Peer, why: &Error) {
+        let silent = self.peers.silent_siblings(peer);
+        let loss = self.peers.went(peer);
         let gone = owner(peer);
-        let others = self.endpoint.get().map(|e| e.peers()).unwrap_or_default();
-        if others.iter().any(|p| p.is_alive() && owner(p) == gone) {
+        events::lost(peer, why, loss.last);
+        if peer.was_replaced() && !loss.last {
             return;
+        }
+        if peer.is_silent() {
+            // Of two connections that a partition cuts, the second would fail the next step as well.
+            for p in silent {
+                p.give_up(Error::unavailable(why.message()));
+            }
         }
         let error = Error::unavailable(format!(
             "{} (incarnation {}) is lost: {}",
@@ -429,18 +471,16 @@ impl Node {
             gone.1,
             why.message()
         ));
-        let cancels: Vec<CancelToken> = self
-            .runs
-            .iter()
-            .filter(|r| r.owner == gone)
-            .map(|r| r.cancel.clone())
-            .collect();
+        let ends = |r: &Run| r.peer == *peer || (loss.last && r.owner == gone);
+        let cancels: Vec<CancelToken> = self.runs.iter().filter(|r| ends(r)).map(|r| r.cancel.clone()).collect();
         for c in cancels {
             c.cancel(error.clone().derived());
         }
-        self.plans.retain(|_, r| r.owner != gone);
+        if loss.last {
+            self.plans.retain(|_, r| r.owner != gone);
+        }
         if let (Some(host), Some(task)) = (&self.host, task_of(&gone.0)) {
-            host.lost_task(&task, &error.in_task(&task));
+            host.lost_task(&task, &error.in_task(&task), loss.before);
         }
     }
 
@@ -465,7 +505,11 @@ pub(crate) fn no_plan(handle: u64) -> Error {
 pub(crate) const NO_PLAN: &str = "there is no plan";
 
 impl Handler for Ears {
-    fn connected(&self, _: &Peer) {}
+    fn connected(&self, peer: &Peer) {
+        if let Some(node) = self.0.upgrade() {
+            node.came(peer);
+        }
+    }
 
     fn lost(&self, peer: &Peer, why: &Error) {
         if let Some(node) = self.0.upgrade() {

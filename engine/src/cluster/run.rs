@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actorflow_core::cancel::CancelToken;
+use actorflow_actors::exec::Trace;
+use actorflow_core::cancel::{CancelGuard, CancelToken};
 use actorflow_core::error::{Error, Result};
 use actorflow_core::tensor::Tensor;
 use parking_lot::{Condvar, Mutex};
 
-use super::host::ShareStatus;
+use super::host::{ShareOptions, ShareStatus};
 
 /// Whoever runs a share of a step, seen from the coordinator.
 pub(crate) trait Taker: Send + Sync {
@@ -83,6 +84,26 @@ impl DistRun {
         })
     }
 
+    /// How a share of this process is to be run.
+    pub(crate) fn options<'a>(&'a self, deadline: Option<Instant>, trace: Option<&'a mut Trace>) -> ShareOptions<'a> {
+        ShareOptions {
+            step: self.step,
+            deadline,
+            cancel: &self.cancel,
+            trace,
+        }
+    }
+
+    /// Fails the step when a token is cancelled, as long as the answer is kept.
+    pub(crate) fn fails_with(self: &Arc<Self>, token: &CancelToken) -> CancelGuard {
+        let run = Arc::downgrade(self);
+        token.on_cancel(move |why| {
+            if let Some(run) = run.upgrade() {
+                run.fail(why.clone());
+            }
+        })
+    }
+
     /// The share of taker `i`, which gives the fetches of these numbers, is over.
     pub(crate) fn done(&self, i: usize, fetches: &[usize], result: Result<Vec<Tensor>>) {
         let failed = match result {
@@ -116,6 +137,11 @@ impl DistRun {
         if let Some(then) = then {
             then(self.outcome());
         }
+    }
+
+    /// Whether every share has reported.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.lock().left == 0
     }
 
     /// Ends a step that nobody has a share of: all that it fetches is fed.

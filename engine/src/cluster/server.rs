@@ -235,7 +235,8 @@ impl Server {
         self.host.resources()
     }
 
-    /// Uses a renewed certificate from now on.
+    /// Uses a renewed certificate, or another list of revocations, from now on: connections to peers that are revoked are
+    /// closed; with another certificate new connections take the place of the present ones, without failing steps.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if it is for somebody else.

@@ -1,12 +1,12 @@
 //! The control actor that watches over steps of several devices: it notices those that only wait, and deadlines that
 //! nobody waits for.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use actorflow_actors::control::{ArbiterHost, ControlActor, ControlAddr, ControlCx, Handle};
 use actorflow_core::error::{Error, Result};
+use crossbeam::queue::SegQueue;
 use parking_lot::Mutex;
 
 use super::run::DistRun;
@@ -16,13 +16,23 @@ struct Watched {
     deadline: Option<Instant>,
 }
 
-type Table = Arc<Mutex<HashMap<u64, Watched>>>;
+impl Watched {
+    /// The step, if it is in progress.
+    fn run(&self) -> Option<Arc<DistRun>> {
+        self.run.upgrade().filter(|run| !run.is_over())
+    }
+}
+
+/// Steps that have begun. Nearly all of them are over before the actor looks, and nobody takes them out: who adds one
+/// drops the oldest that is over, so that there are about as many as are in progress.
+type Begun = Arc<SegQueue<Watched>>;
 
 /// Steps in progress, and the actor that looks at them.
 pub(crate) struct Watch {
-    table: Table,
+    begun: Begun,
     host: ArbiterHost,
-    actor: Mutex<Option<ControlAddr<Looker>>>,
+    starting: Mutex<()>,
+    actor: OnceLock<ControlAddr<Looker>>,
     limit: Duration,
 }
 
@@ -32,7 +42,9 @@ const TICK: Duration = Duration::from_millis(250);
 const YOUNG: Duration = Duration::from_secs(2);
 
 struct Looker {
-    table: Table,
+    begun: Begun,
+    /// Those that were in progress at the last look.
+    watched: Vec<Watched>,
     limit: Duration,
     looked: Instant,
 }
@@ -48,27 +60,20 @@ impl Looker {
         if ask {
             self.looked = now;
         }
-        let (mut late, mut old) = (Vec::new(), Vec::new());
-        {
-            let mut table = self.table.lock();
-            table.retain(|_, w| {
-                let Some(run) = w.run.upgrade() else { return false };
-                if w.deadline.is_some_and(|d| now >= d) {
-                    late.push(run);
-                    return false;
-                }
-                if ask && now.saturating_duration_since(run.begun) >= YOUNG {
-                    old.push(run);
-                }
-                true
-            });
-        }
-        for run in late {
-            run.past_deadline();
-        }
-        for run in old {
-            run.look(self.limit);
-        }
+        let new = self.begun.len();
+        self.watched.extend((0..new).map_while(|_| self.begun.pop()));
+        let limit = self.limit;
+        self.watched.retain(|w| {
+            let Some(run) = w.run() else { return false };
+            if w.deadline.is_some_and(|d| now >= d) {
+                run.past_deadline();
+                return false;
+            }
+            if ask && now.saturating_duration_since(run.begun) >= YOUNG {
+                run.look(limit);
+            }
+            true
+        });
         cx.run_later(TICK, Self::tick);
     }
 }
@@ -83,53 +88,46 @@ impl Handle<Begin> for Looker {
     }
 }
 
-/// Ends the watching of a step.
-pub(crate) struct Watching {
-    table: Table,
-    step: u64,
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.table.lock().remove(&self.step);
-    }
-}
-
 impl Watch {
     /// A watch that fails a step which only waits for `limit`.
     pub(crate) fn new(limit: Duration) -> Watch {
         Watch {
-            table: Table::default(),
+            begun: Begun::default(),
             host: ArbiterHost::new("actorflow-watch"),
-            actor: Mutex::new(None),
+            starting: Mutex::new(()),
+            actor: OnceLock::new(),
             limit,
         }
     }
 
-    /// Watches a step until the answer is dropped.
+    /// Watches a step until it is over.
     ///
     /// # Errors
     /// `INTERNAL` if the system refuses the actor its thread.
-    pub(crate) fn over(&self, run: &Arc<DistRun>, deadline: Option<Instant>) -> Result<Watching> {
-        self.start()?;
-        let watched = Watched {
+    pub(crate) fn over(&self, run: &Arc<DistRun>, deadline: Option<Instant>) -> Result<()> {
+        if self.actor.get().is_none() {
+            self.start()?;
+        }
+        if let Some(oldest) = self.begun.pop()
+            && oldest.run().is_some()
+        {
+            self.begun.push(oldest);
+        }
+        self.begun.push(Watched {
             run: Arc::downgrade(run),
             deadline,
-        };
-        self.table.lock().insert(run.step, watched);
-        Ok(Watching {
-            table: self.table.clone(),
-            step: run.step,
-        })
+        });
+        Ok(())
     }
 
     fn start(&self) -> Result<()> {
-        let mut actor = self.actor.lock();
-        if actor.is_some() {
+        let _alone = self.starting.lock();
+        if self.actor.get().is_some() {
             return Ok(());
         }
         let looker = Looker {
-            table: self.table.clone(),
+            begun: self.begun.clone(),
+            watched: Vec::new(),
             limit: self.limit,
             looked: Instant::now(),
         };
@@ -137,7 +135,7 @@ impl Watch {
         let addr = self.host.start(looker).map_err(|e| refused(&e))?;
         addr.try_send(Begin)
             .map_err(|_| refused(&"the actor takes no message"))?;
-        *actor = Some(addr);
+        self.actor.get_or_init(|| addr);
         Ok(())
     }
 }

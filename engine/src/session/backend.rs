@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actorflow_actors::exec::{Executor, Plan, RunOptions, StepFuture, Trace};
+use actorflow_actors::exec::{Executor, Plan, RunOptions, StepFuture};
 use actorflow_core::cancel::CancelToken;
 use actorflow_core::device_name::TaskName;
 use actorflow_core::error::Result;
-use actorflow_core::graph::{NodeId, OutputRef};
+use actorflow_core::graph::NodeId;
 use actorflow_core::kernel::{Device, HostDevice};
 use actorflow_core::resource::ResourceManager;
 use actorflow_core::{Error, Graph, Tensor};
 
-use super::SessionOptions;
+use super::{Key, SessionOptions};
+pub(crate) use crate::cluster::How;
 use crate::cluster::{
-    ConnectOptions, Devices, DistOptions, DistPlan, Host, Master, MasterOptions, Server, client_node, cpu_executors,
+    ConnectOptions, Devices, DistPlan, Host, Master, MasterOptions, Server, client_node, cpu_executors,
 };
 use crate::partition::DivideOptions;
 use crate::passes::{self, Passes, ir::Ir};
@@ -43,14 +44,6 @@ impl Prepared {
             Prepared::Many(plan) => plan.num_nodes(),
         }
     }
-}
-
-/// What a run is asked to do.
-#[derive(Default)]
-pub(crate) struct How<'a> {
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) cancel: Option<&'a CancelToken>,
-    pub(crate) trace: Option<&'a mut Trace>,
 }
 
 pub(crate) enum Backend {
@@ -209,22 +202,15 @@ impl Backend {
         }
     }
 
-    pub(crate) fn plan(
-        &self,
-        graph: &Graph,
-        feeds: &[OutputRef],
-        fetches: &[OutputRef],
-        targets: &[NodeId],
-        passes: Passes,
-    ) -> Result<Prepared> {
+    pub(crate) fn plan(&self, graph: &Graph, wanted: &Key, passes: Passes) -> Result<Prepared> {
         match self {
             Backend::One(e) => {
-                let mut ir = Ir::reduce(graph, feeds, fetches, targets)?;
+                let mut ir = Ir::reduce(graph, &wanted.feeds, &wanted.fetches, &wanted.targets)?;
                 passes::run(&mut ir, passes, e.resources())?;
                 Plan::new(ir.into_spec(e.resources())?).map(Prepared::One)
             }
             Backend::Many { master, .. } => {
-                let plan = master.plan(graph, feeds, fetches, targets)?;
+                let plan = master.plan(graph, wanted)?;
                 Ok(Prepared::Many(Arc::new(plan)))
             }
         }
@@ -247,14 +233,7 @@ impl Backend {
                 };
                 e.run(plan, feeds, options)
             }
-            (Backend::Many { master, .. }, Prepared::Many(plan)) => {
-                let options = DistOptions {
-                    deadline: how.deadline,
-                    cancel: how.cancel,
-                    trace: how.trace,
-                };
-                master.run(plan, feeds.collect(), options)
-            }
+            (Backend::Many { master, .. }, Prepared::Many(plan)) => master.run(plan, feeds.collect(), how),
             _ => Err(foreign()),
         }
     }

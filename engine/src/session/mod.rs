@@ -31,11 +31,12 @@ use backend::{Backend, Prepared};
 
 /// What a plan is made for.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
+pub(crate) struct Key {
+    /// The graph's.
     version: u64,
-    feeds: Vec<OutputRef>,
-    fetches: Vec<OutputRef>,
-    targets: Vec<NodeId>,
+    pub(crate) feeds: Vec<OutputRef>,
+    pub(crate) fetches: Vec<OutputRef>,
+    pub(crate) targets: Vec<NodeId>,
 }
 
 #[derive(Default)]
@@ -313,11 +314,7 @@ impl Session {
                 return Ok(plan.clone());
             }
         }
-        let graph = &self.0.graph;
-        let plan = self
-            .0
-            .backend
-            .plan(graph, &key.feeds, &key.fetches, &key.targets, self.0.options.passes)?;
+        let plan = self.0.backend.plan(&self.0.graph, &key, self.0.options.passes)?;
         let mut cache = self.0.cache.lock();
         if cache.plans.len() >= self.0.options.plan_cache.max(1) {
             let oldest = cache

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actorflow::cluster::identity::{Authority, Identity};
 use actorflow::cluster::{ClusterSpec, ConnectOptions, Server, ServerOptions, TaskName};
-use actorflow::{Result, SessionOptions};
+use actorflow::{Graph, GraphVariables, Output, Result, Session, SessionOptions, Tensor, Variable};
 use relay::{Relay, Weather};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -47,15 +47,31 @@ impl Cluster {
 
     /// A cluster of these tasks.
     pub(crate) fn new(tasks: &[(&str, u32)]) -> Cluster {
+        Cluster::with(tasks, |_| {}).unwrap()
+    }
+
+    /// A cluster of these tasks, with other options.
+    pub(crate) fn with(tasks: &[(&str, u32)], adjust: impl Fn(&mut ServerOptions)) -> Result<Cluster> {
         let mut cluster = Cluster::empty();
         for (job, index) in tasks {
             cluster.spec = cluster.spec.with_task(job, *index, &free_addr()).unwrap();
         }
         for (job, index) in tasks {
-            let server = cluster.start(job, *index).unwrap();
-            cluster.servers.push(server);
+            let mut options = cluster.server_options(job, *index);
+            adjust(&mut options);
+            cluster.servers.push(Server::start(options)?);
         }
-        cluster
+        Ok(cluster)
+    }
+
+    /// A session of a client outside, by one of the tasks.
+    pub(crate) fn connect(&self, g: &Graph, by: usize) -> Session {
+        Session::connect(g, &self.servers[by].target(), &self.client(), options()).unwrap()
+    }
+
+    /// A session in one of the tasks.
+    pub(crate) fn session(&self, g: &Graph, task: usize) -> Session {
+        Session::on(g, &self.servers[task], options()).unwrap()
     }
 
     /// A cluster in which the way to each task leads through a relay.
@@ -97,4 +113,16 @@ impl Cluster {
     pub(crate) fn client(&self) -> ConnectOptions {
         ConnectOptions::new(self.identity("client/test"))
     }
+}
+
+/// A variable on the first parameter server.
+pub(crate) fn on_ps(g: &Graph, value: Tensor) -> Variable {
+    let _ps = g.device_scope("/job:ps/task:0");
+    g.variable("v", value).unwrap()
+}
+
+/// Twice a variable, on the first worker.
+pub(crate) fn doubled(g: &Graph, v: &Variable) -> Output {
+    let _worker = g.device_scope("/job:worker/task:0");
+    (v.value() * 2f32).unwrap()
 }

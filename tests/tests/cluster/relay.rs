@@ -1,4 +1,6 @@
 //! A UDP relay that loses, delays and withholds datagrams.
+#![allow(dead_code)] // each suite uses a part
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::collections::{BinaryHeap, HashMap};
 use std::net::{SocketAddr, UdpSocket};
@@ -25,6 +27,8 @@ struct Gates {
     outward: AtomicBool,
     over: AtomicBool,
     random: AtomicU64,
+    /// Where it leads to.
+    target: Mutex<Option<SocketAddr>>,
 }
 
 impl Gates {
@@ -80,6 +84,7 @@ impl Relay {
         let addr = front.local_addr().unwrap();
         let gates = Arc::new(Gates::default());
         gates.random.store(seed, Relaxed);
+        *gates.target.lock().unwrap() = Some(target);
         let (fly, flights) = mpsc::channel::<Flight>();
         let order = Arc::new(AtomicU64::new(0));
         let depart = move |gates: &Gates, by: &Arc<UdpSocket>, to: SocketAddr, bytes: &[u8]| {
@@ -144,7 +149,8 @@ impl Relay {
                         });
                         back
                     });
-                    if !of_door.inward.load(Relaxed) {
+                    let target = *of_door.target.lock().unwrap();
+                    if let (Some(target), false) = (target, of_door.inward.load(Relaxed)) {
                         depart(&of_door, &back, target, &bytes[..n]);
                     }
                 }
@@ -159,6 +165,11 @@ impl Relay {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Leads to another address from now on.
+    pub(crate) fn lead_to(&self, target: SocketAddr) {
+        *self.gates.target.lock().unwrap() = Some(target);
     }
 
     /// Whether what goes to the task is withheld, and what comes from it.

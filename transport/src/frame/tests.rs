@@ -269,11 +269,19 @@ fn noise(seed: u64) -> impl FnMut() -> u64 {
     }
 }
 
+/// How many streams are mangled: `ACTORFLOW_FUZZ_ITERATIONS`, or a number that takes a second.
+fn iterations() -> u64 {
+    match std::env::var("ACTORFLOW_FUZZ_ITERATIONS") {
+        Ok(n) => n.parse().expect("ACTORFLOW_FUZZ_ITERATIONS is a number"),
+        Err(_) => 4000,
+    }
+}
+
 #[test]
 fn a_corpus_of_mangled_streams_never_panics_nor_allocates_beyond_the_limits() {
     let good: Vec<Vec<u8>> = samples().iter().map(bytes_of).collect();
     let budget = Pool::new(4 << 20, 0);
-    for seed in 1..4000 {
+    for seed in 1..iterations() {
         let mut next = noise(seed);
         let mut bytes = Vec::new();
         for _ in 0..1 + next() % 3 {

@@ -13,8 +13,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 
 use super::certificate::{Leaf, Name, cluster_of};
@@ -63,8 +63,7 @@ pub(crate) enum Expect {
 #[derive(Debug)]
 pub(crate) struct ClusterVerifier {
     cluster: String,
-    roots: Arc<RootCertStore>,
-    chains_of_clients: Arc<dyn ClientCertVerifier>,
+    roots: RootCertStore,
     revocations: Revocations,
     expect: Expect,
     client_may_be_unknown: bool,
@@ -74,19 +73,13 @@ pub(crate) struct ClusterVerifier {
 impl ClusterVerifier {
     /// Accepts what the CA `ca_der` of `cluster` signed, except for `revocations`.
     pub(crate) fn new(cluster: &str, ca_der: &[u8], revocations: Revocations, expect: Expect) -> Result<Self> {
-        let provider = provider();
-        let roots = Arc::new(roots_of(ca_der)?);
-        let chains_of_clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| Error::internal(format!("no verifier of client certificates: {error}")))?;
         Ok(ClusterVerifier {
             cluster: cluster.to_owned(),
-            roots,
-            chains_of_clients,
+            roots: roots_of(ca_der)?,
             revocations,
             expect,
             client_may_be_unknown: false,
-            algorithms: provider.signature_verification_algorithms,
+            algorithms: provider().signature_verification_algorithms,
         })
     }
 
@@ -96,9 +89,16 @@ impl ClusterVerifier {
         self
     }
 
-    /// What the chain alone does not say. It runs after the chain is verified.
-    fn check_name(&self, leaf: &CertificateDer<'_>) -> Result<(), rustls::Error> {
-        let leaf = Leaf::read(leaf).map_err(refuse)?;
+    /// The questions that are asked of whoever is at the other end, be it the server or the client of a connection: the
+    /// members of a cluster are both, and the CA signs no certificate that is for a client alone.
+    fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        verify_chain(end_entity, &self.roots, intermediates, now, &self.algorithms)?;
+        let leaf = Leaf::read(end_entity).map_err(refuse)?;
         if leaf.cluster != self.cluster {
             return Err(refuse(Error::invalid(format!(
                 "the certificate is for the cluster {}, this one is {}",
@@ -122,10 +122,8 @@ impl ServerCertVerifier for ClusterVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let leaf = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, self.algorithms.all)?;
-        self.check_name(end_entity)?;
-        Ok(ServerCertVerified::assertion())
+        self.verify(end_entity, intermediates, now)
+            .map(|()| ServerCertVerified::assertion())
     }
 
     signatures!();
@@ -146,14 +144,23 @@ impl ClientCertVerifier for ClusterVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self
-            .chains_of_clients
-            .verify_client_cert(end_entity, intermediates, now)?;
-        self.check_name(end_entity)?;
-        Ok(verified)
+        self.verify(end_entity, intermediates, now)
+            .map(|()| ClientCertVerified::assertion())
     }
 
     signatures!();
+}
+
+/// Whether a chain leads to one of `roots`, with all signatures, dates and usages right.
+fn verify_chain(
+    end_entity: &CertificateDer<'_>,
+    roots: &RootCertStore,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<(), rustls::Error> {
+    let leaf = ParsedCertificate::try_from(end_entity)?;
+    verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms.all)
 }
 
 /// Accepts the authority of the one cluster whose CA has a given hash: what a node that has nothing yet can verify.
@@ -191,8 +198,7 @@ impl ServerCertVerifier for PinnedAuthority {
             .find(|shown| fingerprint(shown) == self.ca_hash)
             .ok_or(CertificateError::UnknownIssuer)?;
         let roots = roots_of(ca).map_err(refuse)?;
-        let leaf = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &roots, &[], now, self.algorithms.all)?;
+        verify_chain(end_entity, &roots, &[], now, &self.algorithms)?;
         let leaf = Leaf::read(end_entity).map_err(refuse)?;
         check_expected(&leaf.name, Expect::Authority)?;
         match cluster_of(ca).map_err(refuse)? == leaf.cluster {

@@ -122,6 +122,11 @@ impl<K> Connection<K> {
         !self.outbound.parked.is_empty()
     }
 
+    /// Whether nothing is pending in either direction: no answer, and no frame that waits for room.
+    pub fn is_quiet(&self) -> bool {
+        self.requests.len() == 0 && self.asked.is_empty() && self.outbound.parked.is_empty()
+    }
+
     /// What has been counted since the last call.
     pub fn take_counted(&mut self) -> Counters {
         std::mem::take(&mut self.counted)

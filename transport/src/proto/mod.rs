@@ -21,6 +21,8 @@
 
 mod connection;
 mod fence;
+#[cfg(test)]
+mod fuzz;
 mod receive;
 mod requests;
 #[cfg(test)]

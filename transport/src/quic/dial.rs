@@ -140,13 +140,18 @@ fn open(shared: &Arc<Shared>, at: SocketAddr, expect: Option<&Subject>, waiter: 
     let under_way = shared
         .all_links()
         .into_iter()
-        .find(|l| l.dialed && l.addr == at && l.expect.as_ref() == expect && !l.is_over());
+        .find(|l| l.dialed && l.addr == at && l.expect.as_ref() == expect && l.is_usable());
     if let Some(link) = under_way {
         link.waiters.lock().add(waiter);
         // It may have come up, or gone, before the waiter was added.
         settle(&link);
         return cork_and_flush(&link);
     }
+    begin(shared, at, expect, waiter);
+}
+
+/// Makes a connection, whatever others there are.
+pub(super) fn begin(shared: &Arc<Shared>, at: SocketAddr, expect: Option<&Subject>, waiter: Waiter) {
     let now = Instant::now();
     if shared.closing.load(Ordering::SeqCst) {
         return waiter.done(Err(Error::cancelled("the endpoint is closed")));

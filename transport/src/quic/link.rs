@@ -17,6 +17,7 @@ use quinn_proto::{Connection as Quic, ConnectionEvent, ConnectionHandle};
 use super::cork;
 use super::dial::Waiters;
 use super::peer::{Peer, PeerInfo, Reply};
+use super::renewal::Certificate;
 use super::shared::{Shared, nanos};
 use super::state::{Progress, State, Up, Wish};
 use crate::counters::Totals;
@@ -35,7 +36,9 @@ const ROUNDS: usize = 8;
 /// The life of a connection, as far as users are concerned.
 const YOUNG: u64 = 0;
 const UP: u64 = 1;
-const ENDED: u64 = 2;
+/// Another one is used in its place; what is pending on it is still answered.
+const RETIRED: u64 = 2;
+const ENDED: u64 = 3;
 
 pub(super) struct Link {
     shared: Weak<Shared>,
@@ -47,7 +50,16 @@ pub(super) struct Link {
     /// Where it was dialed.
     pub(super) addr: std::net::SocketAddr,
     info: OnceLock<Arc<PeerInfo>>,
+    /// With what the peer has shown who it is.
+    certificate: OnceLock<Certificate>,
     life: AtomicU64,
+    ended_at: OnceLock<Instant>,
+    /// When something came last, in nanoseconds since the endpoint's origin.
+    heard: AtomicU64,
+    /// A later run of the peer has come: nothing of this one is told any more.
+    fenced: AtomicBool,
+    /// One side has closed it because there is another one, and nothing was pending.
+    replaced: AtomicBool,
     outbox: Mutex<VecDeque<Wish>>,
     work: AtomicBool,
     state: Mutex<State>,
@@ -75,7 +87,12 @@ impl Link {
             expect: beginning.expect,
             addr: beginning.quic.remote_address(),
             info: OnceLock::new(),
+            certificate: OnceLock::new(),
             life: AtomicU64::new(YOUNG),
+            ended_at: OnceLock::new(),
+            heard: AtomicU64::new(nanos(shared.time(now))),
+            fenced: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
             outbox: Mutex::default(),
             work: AtomicBool::new(false),
             state: Mutex::new(State::new(beginning.quic, shared.intake(), shared.time(now))),
@@ -101,7 +118,58 @@ impl Link {
 
     /// Notes that the connection is over; whether it was up.
     pub(super) fn ended(&self) -> bool {
-        self.life.swap(ENDED, Ordering::SeqCst) == UP
+        self.ended_at.get_or_init(Instant::now);
+        matches!(self.life.swap(ENDED, Ordering::SeqCst), UP | RETIRED)
+    }
+
+    /// When it ended, if it has.
+    pub(super) fn ended_at(&self) -> Option<Instant> {
+        self.ended_at.get().copied()
+    }
+
+    /// Gives the connection up for another one, as soon as nothing is pending on it.
+    pub(super) fn retire(self: &Arc<Self>) {
+        let retired = self
+            .life
+            .compare_exchange(UP, RETIRED, Ordering::SeqCst, Ordering::SeqCst);
+        if retired.is_ok() {
+            self.wish(Wish::Retire);
+        }
+    }
+
+    pub(super) fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.get()
+    }
+
+    pub(super) fn show(&self, certificate: Certificate) {
+        self.certificate.get_or_init(|| certificate);
+    }
+
+    pub(super) fn heard(&self, at: Time) {
+        self.heard.store(nanos(at), Ordering::Relaxed);
+    }
+
+    /// Whether nothing has come for more than half of the time after which the peer is lost.
+    pub(super) fn is_silent(&self) -> bool {
+        let heard = Time::from_nanos(self.heard.load(Ordering::Relaxed));
+        let silence = self.shared.upgrade().map(|s| {
+            let now = s.time(self.ended_at().unwrap_or_else(Instant::now));
+            now.saturating_sub(heard) > s.timing.idle / 2
+        });
+        silence.unwrap_or(true)
+    }
+
+    pub(super) fn set_replaced(&self) {
+        self.replaced.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn was_replaced(&self) -> bool {
+        self.replaced.load(Ordering::SeqCst)
+    }
+
+    /// Whether it is up, or may come up.
+    pub(super) fn is_usable(&self) -> bool {
+        matches!(self.life.load(Ordering::SeqCst), YOUNG | UP)
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -266,6 +334,9 @@ impl Link {
                 let waiters = self.waiters.lock().take();
                 waiters.into_iter().for_each(|w| w.done(Ok(peer.clone())));
             }
+            (Up::Request(..) | Up::Notice(_) | Up::Parcel(_), Some(_)) if self.fenced.load(Ordering::Relaxed) => {
+                Totals::count(&shared.totals.stale_incarnation, 1);
+            }
             (Up::Request(id, message), Some(peer)) => {
                 handler.request(peer, message, Reply::new(self.clone(), id));
             }
@@ -304,6 +375,7 @@ fn fence_off(shared: &Shared, newer: &PeerInfo) {
             .is_some_and(|i| i.subject == newer.subject && i.incarnation < newer.incarnation);
         if older && !link.is_over() {
             Totals::count(&shared.totals.fenced, 1);
+            link.fenced.store(true, Ordering::Relaxed);
             link.wish(Wish::Close(Error::aborted(format!(
                 "incarnation {} of it has come",
                 newer.incarnation

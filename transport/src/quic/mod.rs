@@ -7,6 +7,7 @@ mod dial;
 mod link;
 mod peer;
 mod reactor;
+mod renewal;
 mod senders;
 mod shared;
 mod socket;
@@ -191,24 +192,34 @@ impl Endpoint {
         self.shared.totals.read()
     }
 
-    /// Uses a renewed certificate for handshakes from now on; connections that are up stay.
+    /// Uses a renewed certificate, or another list of revocations, from now on. Connections to peers whose certificates
+    /// are revoked are closed. If the certificate is another one, a new connection is made to every peer, and the present
+    /// ones, which the peers would close when the old certificate expires, end when nothing is pending on them.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if it names another cluster or subject, or TLS refuses it.
     pub fn set_identity(&self, identity: Identity) -> Result<()> {
-        let mut current = self.shared.setup.write();
-        let (old, new) = (&current.identity, &identity);
-        if old.cluster() != new.cluster() || old.subject() != new.subject() {
-            return Err(Error::invalid(format!(
-                "the endpoint of {} in cluster {:?} cannot become {} in {:?}; bind another one",
-                old.subject(),
-                old.cluster(),
-                new.subject(),
-                new.cluster()
-            )));
+        let another = {
+            let mut current = self.shared.setup.write();
+            let (old, new) = (&current.identity, &identity);
+            if old.cluster() != new.cluster() || old.subject() != new.subject() {
+                return Err(Error::invalid(format!(
+                    "the endpoint of {} in cluster {:?} cannot become {} in {:?}; bind another one",
+                    old.subject(),
+                    old.cluster(),
+                    new.subject(),
+                    new.cluster()
+                )));
+            }
+            let another = old.serial() != new.serial();
+            let (limits, timing) = (&self.shared.limits, &self.shared.timing);
+            *current = Arc::new(Setup::new(identity, limits, timing, self.shared.socket.buffer())?);
+            another
+        };
+        renewal::end_revoked(&self.shared);
+        if another {
+            renewal::connect_anew(&self.shared);
         }
-        let (limits, timing) = (&self.shared.limits, &self.shared.timing);
-        *current = Arc::new(Setup::new(identity, limits, timing, self.shared.socket.buffer())?);
         Ok(())
     }
 

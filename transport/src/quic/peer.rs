@@ -132,6 +132,23 @@ impl Peer {
         self.link.is_up()
     }
 
+    /// When the connection ended, if it has.
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.link.ended_at()
+    }
+
+    /// Whether nothing has come from the peer for more than half of [`Timing::idle`](crate::Timing::idle), now or when
+    /// the connection ended. A peer that is there says a word every [`Timing::keep_alive`](crate::Timing::keep_alive).
+    pub fn is_silent(&self) -> bool {
+        self.link.is_silent()
+    }
+
+    /// Whether the connection ended because another one has taken its place (a side has renewed its certificate) and
+    /// nothing was pending on it.
+    pub fn was_replaced(&self) -> bool {
+        self.link.was_replaced()
+    }
+
     /// Closes the connection, telling the peer why.
     pub fn close(&self, why: &str) {
         self.give_up(Error::cancelled(why));

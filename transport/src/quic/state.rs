@@ -12,6 +12,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::link::Link;
 use super::peer::{AnswerThen, PeerInfo, SentThen};
+use super::renewal::{self, Certificate};
 use super::shared::Shared;
 use super::streams::{Incoming, Outgoing};
 use crate::counters::Totals;
@@ -33,6 +34,8 @@ pub(super) enum Wish {
     Notice(Message),
     Parcel(Parcel, Option<SentThen>),
     Epoch(u64),
+    /// Leave once nothing is pending: another connection has taken its place.
+    Retire,
     /// Close once the peer has everything that was sent so far.
     Leave(Error),
     Close(Error),
@@ -82,6 +85,10 @@ pub(super) struct State {
     leaving: Option<Error>,
     /// Lost datagrams that have been counted.
     lost: u64,
+    /// When to look again whether the peer's certificate is still valid.
+    look: Time,
+    /// Since when another connection is used.
+    retired: Option<Time>,
 }
 
 impl State {
@@ -102,6 +109,8 @@ impl State {
             told: false,
             leaving: None,
             lost: 0,
+            look: Time::MAX,
+            retired: None,
         }
     }
 
@@ -121,6 +130,7 @@ impl State {
             && let Some(proto) = &mut self.proto
         {
             proto.heard(time);
+            link.heard(time);
         }
         // What came before the end is read before the end is told.
         let mut lost = None;
@@ -148,6 +158,9 @@ impl State {
         Totals::count(&shared.totals.datagrams_lost, counted - self.lost);
         self.lost = counted;
         if let Some(reason) = lost {
+            if renewal::is_replacement(&reason) {
+                link.set_replaced();
+            }
             let error = self.reason(&reason);
             self.end(shared, link, error);
         }
@@ -189,6 +202,8 @@ impl State {
                 peer.subject, peer.cluster, local.cluster
             )));
         }
+        let certificate = Certificate::of(&peer);
+        certificate.check(shared)?;
         if let Some(expected) = &link.expect
             && *expected != peer.subject
         {
@@ -205,6 +220,8 @@ impl State {
         }
         let connection = Connection::new(local, peer.subject.to_string(), link.dialed, shared.time(now));
         self.proto = Some(connection);
+        self.look = shared.time(now).saturating_add(certificate.next_look());
+        link.show(certificate);
         self.subject = Some(peer.subject);
         Ok(())
     }
@@ -231,6 +248,7 @@ impl State {
             }
             Wish::Parcel(parcel, then) => proto.send(parcel, then.map(Then::Sent), time),
             Wish::Epoch(epoch) => proto.set_epoch(epoch),
+            Wish::Retire => self.retired = Some(time),
             Wish::Close(error) => proto.close(error),
             Wish::Leave(error) => self.leaving = Some(error),
         }
@@ -306,7 +324,10 @@ impl State {
 
     /// Ends the connection, telling the peer.
     fn close(&mut self, shared: &Shared, link: &Link, error: Error, now: Instant) {
-        let code = VarInt::from_u32(code_number(error.code()).into());
+        let code = match link.was_replaced() {
+            true => renewal::REPLACED,
+            false => VarInt::from_u32(code_number(error.code()).into()),
+        };
         let reason = Bytes::copy_from_slice(cut(error.message(), 512).as_bytes());
         self.quic.close(now, code, reason);
         self.end(shared, link, error);
@@ -432,7 +453,41 @@ impl State {
             None if self.over.is_none() => Some(self.began.saturating_add(shared.timing.handshake)),
             None => None,
         };
-        quic.min(own.unwrap_or(Time::MAX))
+        let look = if self.over.is_none() { self.look } else { Time::MAX };
+        quic.min(own.unwrap_or(Time::MAX)).min(look).min(self.leaves_at())
+    }
+
+    /// When a connection that is not used any more may be closed, if nothing is pending then.
+    fn leaves_at(&self) -> Time {
+        match self.retired {
+            Some(at) if self.over.is_none() && self.leaving.is_none() => at.saturating_add(renewal::SETTLE),
+            _ => Time::MAX,
+        }
+    }
+
+    /// Ends the connection when the peer's certificate has expired, or when another one has taken its place and nothing is
+    /// pending on it.
+    fn look_at_certificate(&mut self, shared: &Shared, link: &Link, now: Instant) {
+        let time = shared.time(now);
+        if self.over.is_some() {
+            return;
+        }
+        if time >= self.leaves_at() {
+            if self.proto.as_ref().is_some_and(Connection::is_quiet) {
+                link.set_replaced();
+                self.leaving = Some(Error::cancelled("another connection has taken its place"));
+            } else {
+                self.retired = Some(time);
+            }
+        }
+        if time >= self.look
+            && let Some(certificate) = link.certificate()
+        {
+            self.look = time.saturating_add(certificate.next_look());
+            if let Err(error) = certificate.check(shared) {
+                self.proto_close(error);
+            }
+        }
     }
 
     pub(super) fn timeout(&mut self, shared: &Shared, link: &Link, now: Instant) {
@@ -440,6 +495,7 @@ impl State {
         if self.quic.poll_timeout().is_some_and(|t| t <= now) {
             self.quic.handle_timeout(now);
         }
+        self.look_at_certificate(shared, link, now);
         match &mut self.proto {
             Some(proto) => proto.handle_timeout(time),
             None if self.over.is_none() && time >= self.began.saturating_add(shared.timing.handshake) => {

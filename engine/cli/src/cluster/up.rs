@@ -2,8 +2,9 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 
 use super::local::{Event, LocalCluster, LocalOptions};
 use crate::daemon::Level;
@@ -13,7 +14,8 @@ use crate::{signals, units};
 /// Run a whole cluster on this machine, supervised, until Ctrl-C
 ///
 /// Starts a process for each task, prints where sessions find the cluster and the folder with a client's identity, and keeps the
-/// tasks running: one that dies is announced to the others at once and started again. When the command ends, so do they.
+/// tasks running: one that dies is announced to the others at once and started again. When the command ends, so do they;
+/// a second Ctrl-C ends them at once.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// How many parameter servers
@@ -78,13 +80,50 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (tell, told) = channel();
     // Before the start, so that Ctrl-C in its midst leaves nothing behind.
     signals::on_end(tell, |name| name)?;
+    let (first, end) = channel();
+    let hurry = Hurry::default();
+    let of_signals = hurry.clone();
+    std::thread::Builder::new()
+        .name("actorflow-interrupts".into())
+        .spawn(move || {
+            if told.recv().is_ok() && first.send(()).is_ok() && told.recv().is_ok() {
+                of_signals.up();
+            }
+        })?;
     let cluster = LocalCluster::start(options)?;
     describe(&cluster, args.json)?;
-    if told.recv().is_ok() && !args.json {
-        eprintln!("ending {} tasks", cluster.tasks().len());
+    if end.recv().is_ok() && !args.json {
+        eprintln!("ending {} tasks; Ctrl-C again ends them at once", cluster.tasks().len());
     }
+    hurry.with(cluster.hurry());
     cluster.stop();
-    Ok(())
+    match hurry.is_up() {
+        true => Err(Failure::Failed("ended at once by a second signal".into())),
+        false => Ok(()),
+    }
+}
+
+/// What a second Ctrl-C does.
+#[derive(Clone, Default)]
+struct Hurry(Arc<(AtomicBool, OnceLock<Box<dyn Fn() + Send + Sync>>)>);
+
+impl Hurry {
+    /// Ends the tasks at once. While they are only starting it ends this process, and they notice that.
+    fn up(&self) {
+        self.0.0.store(true, Ordering::SeqCst);
+        match self.0.1.get() {
+            Some(hurry) => hurry(),
+            None => std::process::exit(1),
+        }
+    }
+
+    fn with(&self, hurry: impl Fn() + Send + Sync + 'static) {
+        self.0.1.get_or_init(|| Box::new(hurry));
+    }
+
+    fn is_up(&self) -> bool {
+        self.0.0.load(Ordering::SeqCst)
+    }
 }
 
 fn describe(cluster: &LocalCluster, json: bool) -> Result<(), Failure> {

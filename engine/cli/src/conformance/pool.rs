@@ -45,7 +45,7 @@ pub(super) fn run(cases: &[PathBuf], pool: &Pool<'_>, mut seen: impl FnMut(&Outc
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(case) = cases.get(i) else { break };
-                    let outcome = one(&mut child, case, &scratch.0.join(i.to_string()), pool);
+                    let outcome = one(&mut child, case, &scratch.0, i, pool);
                     if send.send((i, outcome)).is_err() {
                         break;
                     }
@@ -74,17 +74,24 @@ pub(super) fn run(cases: &[PathBuf], pool: &Pool<'_>, mut seen: impl FnMut(&Outc
     Ok(outcomes.into_iter().flatten().collect())
 }
 
-/// Runs one case in `child`, or in a new one.
-fn one(child: &mut Option<Worker>, case: &Path, scratch: &Path, pool: &Pool<'_>) -> Result<Outcome, Failure> {
-    std::fs::create_dir_all(scratch)?;
+/// Runs case number `i` in `child`, or in a new one. Temporary files of children are in the scratch folder as well, which
+/// takes away what those leave there that are killed.
+fn one(child: &mut Option<Worker>, case: &Path, scratch: &Path, i: usize, pool: &Pool<'_>) -> Result<Outcome, Failure> {
+    let (dir, temporary) = (scratch.join(i.to_string()), scratch.join("tmp"));
+    std::fs::create_dir_all(&dir)?;
     let mut worker = match child.take() {
         Some(w) => w,
-        None => Worker::start((pool.command)()?)?,
+        None => {
+            std::fs::create_dir_all(&temporary)?;
+            let mut command = (pool.command)()?;
+            command.env("TMPDIR", &temporary);
+            Worker::start(command)?
+        }
     };
     let start = Instant::now();
     let request = Request {
         dir: case.to_owned(),
-        scratch: scratch.to_owned(),
+        scratch: dir,
     };
     let answer = worker.ask(&request, pool.limit)?;
     let (reason, seconds) = match answer {

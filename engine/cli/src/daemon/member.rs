@@ -104,7 +104,8 @@ impl Keeper {
         let renewer = match addr {
             Some(addr) => {
                 tracing::debug!(addr, "the certificate is renewed there");
-                let report = reporter(config.identity.clone(), Arc::downgrade(server), vitals.clone());
+                let known = identity.revocations().len();
+                let report = reporter(config.identity.clone(), Arc::downgrade(server), vitals.clone(), known);
                 Some(Renewer::start(&addr, identity, report)?)
             }
             None => {
@@ -122,24 +123,29 @@ impl Keeper {
     }
 }
 
-/// Uses and keeps what the renewer brings.
-fn reporter(dir: PathBuf, server: Weak<Server>, vitals: Arc<Vitals>) -> impl FnMut(Update) + Send + 'static {
+/// Uses and keeps what the renewer brings; so many certificates are `known` to be revoked.
+fn reporter(
+    dir: PathBuf,
+    server: Weak<Server>,
+    vitals: Arc<Vitals>,
+    mut known: usize,
+) -> impl FnMut(Update) + Send + 'static {
     move |update| match update {
-        Update::Renewed(identity) => {
-            vitals.renewed(&identity);
-            tracing::info!(serial = identity.serial(), "the certificate was renewed");
-            take(&dir, &server, identity);
-        }
-        Update::Revocations(identity) => {
-            vitals.renewed(&identity);
-            tracing::info!(
-                revoked = identity.revocations().len(),
-                "certificates of others were revoked"
-            );
-            take(&dir, &server, identity);
+        // A renewed certificate comes with the list of the day.
+        Update::Renewed(ref identity) | Update::Revocations(ref identity) => {
+            vitals.renewed(identity);
+            if matches!(update, Update::Renewed(_)) {
+                tracing::info!(serial = identity.serial(), "certificate renewed");
+            }
+            let revoked = identity.revocations().len();
+            if revoked > known {
+                tracing::warn!(revoked, "certificates revoked");
+            }
+            known = revoked;
+            take(&dir, &server, identity.clone());
         }
         Update::Failed { error, retry_in } => {
-            tracing::warn!(%error, retry_in = ?retry_in, "the authority was not reached");
+            tracing::warn!(%error, retry_in = ?retry_in, "authority not reached");
         }
     }
 }

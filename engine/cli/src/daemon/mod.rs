@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actorflow::SessionOptions;
-use actorflow::cluster::{Server, ServerOptions};
+use actorflow::cluster::{Counters, Server, ServerOptions};
 
 use crate::failure::Failure;
 use crate::signals;
@@ -106,11 +106,11 @@ enum End {
 
 /// Everything that runs.
 struct Running {
-    server: Arc<Server>,
-    vitals: Arc<Vitals>,
     // Dropped in this order: nothing is renewed or asked any more before the server goes.
-    _http: Option<HttpServer>,
     _member: Member,
+    _http: Option<HttpServer>,
+    vitals: Arc<Vitals>,
+    server: Arc<Server>,
 }
 
 impl Running {
@@ -144,10 +144,10 @@ impl Running {
         };
         let member = keeper.keep(config, identity, &server, &vitals)?;
         Ok(Running {
-            server,
-            vitals,
-            _http: http,
             _member: member,
+            _http: http,
+            vitals,
+            server,
         })
     }
 }
@@ -181,9 +181,9 @@ fn announce(running: &Running) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until the daemon is to end, and logs what changes.
+/// Waits until the daemon is to end, and logs what was refused: by the second, since strangers decide how often.
 fn look_after(running: &Running, told: &Receiver<End>) -> End {
-    let mut connected: Vec<String> = Vec::new();
+    let mut before = Counters::default();
     loop {
         match told.recv_timeout(Duration::from_secs(1)) {
             Ok(end) => return end,
@@ -191,15 +191,23 @@ fn look_after(running: &Running, told: &Receiver<End>) -> End {
             Err(RecvTimeoutError::Disconnected) => return End::ParentGone,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        let mut now = running.server.status().connected;
-        now.sort();
-        for peer in now.iter().filter(|t| !connected.contains(t)) {
-            tracing::info!(peer, "connected");
+        let Ok(now) = running.server.counters() else { continue };
+        for (what, was, is) in [
+            ("handshakes", before.handshakes_refused, now.handshakes_refused),
+            ("connections of earlier runs", before.fenced, now.fenced),
+            ("malformed frames", before.malformed, now.malformed),
+            ("frames beyond a limit", before.oversized, now.oversized),
+            (
+                "frames of earlier runs",
+                before.stale_incarnation,
+                now.stale_incarnation,
+            ),
+        ] {
+            if is > was {
+                tracing::warn!(what, count = is - was, "refused");
+            }
         }
-        for peer in connected.iter().filter(|t| !now.contains(t)) {
-            tracing::warn!(peer, "not connected any more");
-        }
-        connected = now;
+        before = now;
     }
 }
 

@@ -1,4 +1,5 @@
 //! The `actorflow` command, for tests that run it as people do.
+#![allow(dead_code)] // each suite uses a part
 
 use std::process::{Command, Output};
 

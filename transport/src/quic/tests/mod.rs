@@ -1,14 +1,17 @@
 //! Endpoints that talk over the loopback interface.
 #![forbid(unsafe_code)]
 
+mod certificates;
 mod exchange;
 mod failures;
+mod hostile;
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 
 use actorflow_core::{Code, DType, Tensor};
 use parking_lot::Condvar;
+use rustls::pki_types::CertificateDer;
 
 use super::*;
 use crate::identity::Authority;

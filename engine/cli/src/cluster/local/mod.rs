@@ -5,9 +5,11 @@
 //! again as another run of it, with variables to be initialised or restored. If this process dies, however it does,
 //! the tasks end by themselves.
 //!
+//! - `folder`: where identities are, and how that of a cluster that was killed goes away
 //! - `process`: a child process under watch
 //! - `supervise`: what is done when something happens to one
 
+mod folder;
 mod process;
 mod supervise;
 
@@ -21,8 +23,8 @@ use std::time::{Duration, Instant};
 use actorflow::cluster::identity::{Authority, CERTIFICATE_LIFETIME, Identity, JoinService, Subject, serve};
 use actorflow::cluster::{ClusterSpec, ConnectOptions, TaskName};
 use actorflow::{Error, Result};
-use tempfile::TempDir;
 
+use folder::Folder;
 pub use process::Signal;
 use supervise::{Input, Shared, Supervisor};
 
@@ -139,7 +141,7 @@ pub struct LocalTask {
 /// A supervised cluster of processes. Dropping it ends it.
 pub struct LocalCluster {
     spec: ClusterSpec,
-    dir: TempDir,
+    dir: Folder,
     shared: Arc<Shared>,
     input: Sender<Input>,
     supervisor: Option<JoinHandle<()>>,
@@ -179,10 +181,7 @@ impl LocalCluster {
 
     fn attempt(options: &LocalOptions) -> Result<LocalCluster> {
         let spec = layout(options)?;
-        let dir = tempfile::Builder::new()
-            .prefix("actorflow-cluster-")
-            .tempdir()
-            .map_err(Error::from)?;
+        let dir = Folder::new()?;
         let authority = Authority::ephemeral("local")?;
         for (task, _) in spec.tasks() {
             let subject = Subject::Task {
@@ -214,8 +213,6 @@ impl LocalCluster {
             _service: service,
         };
         cluster.await_ready(Instant::now() + options.patience)?;
-        // From here on a task that dies is started again.
-        let _ = cluster.input.send(Input::Settled);
         Ok(cluster)
     }
 
@@ -316,6 +313,16 @@ impl LocalCluster {
         self.end();
     }
 
+    /// What makes [`stop`](Self::stop), which another thread may be at, end the tasks at once.
+    pub fn hurry(&self) -> impl Fn() + Send + Sync + use<> {
+        let input = std::sync::Mutex::new(self.input.clone());
+        move || {
+            let input = input.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // A supervisor that has ended has left nothing running.
+            let _ = input.send(Input::Hurry);
+        }
+    }
+
     fn end(&mut self) {
         // A supervisor that has ended has left nothing running.
         let _ = self.input.send(Input::Stop);
@@ -380,6 +387,26 @@ mod tests {
             ..LocalOptions::new(1, 1)
         };
         assert!(layout(&options).is_err());
+    }
+
+    #[test]
+    fn a_task_that_dies_as_soon_as_all_are_ready_is_started_again() {
+        // A shell that is told `daemon …` runs the file of that name.
+        let dir = tempfile::tempdir().unwrap();
+        let script = "if mkdir died 2>/dev/null; then echo 'ready it at x incarnation 1'; exit 3; fi\n\
+                      echo 'ready it at x incarnation 2'\ncat\n";
+        std::fs::write(dir.path().join("daemon"), script).unwrap();
+        let options = LocalOptions {
+            program: Some("/bin/sh".into()),
+            current_dir: Some(dir.path().to_owned()),
+            ..LocalOptions::new(1, 0)
+        };
+        let cluster = LocalCluster::start(options).unwrap();
+        let ps = TaskName::new("ps", 0).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        cluster.await_run_after(&ps, 1, until).unwrap();
+        let task = cluster.task(&ps).unwrap();
+        assert!(task.restarts == 1 && !task.given_up, "{task:?}");
     }
 
     #[test]

@@ -19,10 +19,10 @@ use super::{Event, LocalOptions, LocalTask, task_dir};
 pub(super) enum Input {
     /// Of a task's process, by the task's number and that of the process.
     Of(usize, u64, News),
-    /// All tasks were ready; from now on those that die are started again.
-    Settled,
     /// End everything.
     Stop,
+    /// And do not wait for it.
+    Hurry,
 }
 
 /// The wait before a task that died is started again; doubled each time that it dies quickly again.
@@ -165,7 +165,9 @@ pub(super) struct Supervisor {
     input: Sender<Input>,
     tasks: Vec<Watched>,
     processes: u64,
+    /// All tasks have been ready: from then on those that die are started again.
     settled: bool,
+    hurried: bool,
 }
 
 impl Supervisor {
@@ -203,6 +205,7 @@ impl Supervisor {
             input: input.clone(),
             processes: 0,
             settled: false,
+            hurried: false,
         })
     }
 
@@ -218,7 +221,7 @@ impl Supervisor {
             });
             match inputs.recv_timeout(wait) {
                 Ok(Input::Of(i, process, news)) => self.hear(i, process, news),
-                Ok(Input::Settled) => self.settled = true,
+                Ok(Input::Hurry) => self.hurried = true,
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -335,6 +338,7 @@ impl Supervisor {
                 pid: pid.unwrap_or(0),
                 incarnation,
             });
+            self.settled |= self.shared.tasks().iter().all(|t| t.incarnation.is_some());
         }
     }
 
@@ -426,6 +430,9 @@ impl Supervisor {
             (Signal::Kill, KILLED),
         ];
         for (signal, patience) in rounds {
+            if self.hurried && signal != Signal::Kill {
+                continue;
+            }
             let names: Vec<TaskName> = self.tasks.iter().filter(|t| t.alive).map(|t| t.task.clone()).collect();
             for task in &names {
                 // One that has ended meanwhile cannot be reached, nor need it be. One that stands still has to go on to end.
@@ -433,7 +440,7 @@ impl Supervisor {
                 let _ = self.shared.signal(task, Signal::Resume);
             }
             let until = Instant::now() + patience;
-            while self.tasks.iter().any(|t| t.alive) {
+            while self.tasks.iter().any(|t| t.alive) && !(self.hurried && signal != Signal::Kill) {
                 match inputs.recv_timeout(until.saturating_duration_since(Instant::now())) {
                     Ok(Input::Of(i, process, News::Ended(_))) if self.tasks[i].process == process => {
                         self.tasks[i].alive = false;
@@ -444,6 +451,7 @@ impl Supervisor {
                         });
                     }
                     Ok(Input::Of(i, process, News::Err(line))) => self.hear(i, process, News::Err(line)),
+                    Ok(Input::Hurry) => self.hurried = true,
                     Ok(_) => {}
                     Err(_) => break,
                 }
