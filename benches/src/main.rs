@@ -15,11 +15,14 @@ mod ps;
 mod queues;
 mod report;
 mod soak;
+mod sync_vs_async;
+mod tasks;
 
 use std::process::ExitCode;
 
 use actorflow::Passes;
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Measures Actorflow.
 #[derive(Parser)]
@@ -70,6 +73,11 @@ enum Subject {
     /// A task of the cluster that `ps` measures.
     #[command(hide = true)]
     PsTask(ps::TaskArgs),
+    /// How workers agree, compared: one model under every strategy, asynchronous or synchronous; with a report.
+    SyncVsAsync(Box<sync_vs_async::Args>),
+    /// A task of a run of `sync-vs-async`.
+    #[command(hide = true)]
+    SyncVsAsyncTask(sync_vs_async::TaskArgs),
     /// Many runs of a small training step; fails if resident memory grows.
     Soak {
         /// How many.
@@ -80,6 +88,11 @@ enum Subject {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    match &cli.subject {
+        Subject::SyncVsAsync(args) => return compare(args, &cli),
+        Subject::SyncVsAsyncTask(task) => return ended(sync_vs_async::run_task(task)),
+        _ => {}
+    }
     measure::cores();
     let mut out = report::Report::new(cli.json, cli.nodes, cli.only.clone());
     let mut threads = cli.threads.map_or_else(|| vec![1, 2], |t| vec![t]);
@@ -110,6 +123,8 @@ fn main() -> ExitCode {
                     Subject::Ps => ps::run(&m, &mut out),
                     Subject::PsTask(task) => ps::run_task(task, &m),
                     Subject::Soak { runs } => soak::run(&m, *runs),
+                    // They have returned by now.
+                    Subject::SyncVsAsync(_) | Subject::SyncVsAsyncTask(_) => Ok(()),
                 }
             });
             match measured.join() {
@@ -117,10 +132,33 @@ fn main() -> ExitCode {
                 Err(_) => Err(actorflow::Error::internal("the measurement panicked")),
             }
         });
-        if let Err(e) = done {
-            eprintln!("actorflow-bench: {e}");
-            return ExitCode::FAILURE;
+        if done.is_err() {
+            return ended(done);
         }
     }
     ExitCode::SUCCESS
+}
+
+/// The exit code, after an error is told.
+fn ended(done: actorflow::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("actorflow-bench: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(args: &sync_vs_async::Args, cli: &Cli) -> ExitCode {
+    let common = sync_vs_async::Common {
+        threads: cli.threads,
+        json: cli.json,
+        only: cli.only.clone(),
+    };
+    match sync_vs_async::run(args, &common) {
+        Ok(code) => code,
+        // As clap reports a wrong use of one flag: exit code 2.
+        Err(wrong) => Cli::command().error(ErrorKind::ArgumentConflict, wrong).exit(),
+    }
 }

@@ -7,18 +7,14 @@
 mod task;
 mod train;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::UdpSocket;
+use std::ffi::OsString;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
-use actorflow::cluster::ClusterSpec;
-use actorflow::cluster::identity::Authority;
 use actorflow::{Error, Result};
 
 use crate::measure::Settings;
 use crate::report::Report;
+use crate::tasks::{Folder, Task};
 
 pub(crate) use task::{TaskArgs, run as run_task};
 
@@ -34,100 +30,27 @@ const CASES: [&str; 6] = [
 ];
 const EMPTY: [usize; 5] = [1, 2, 4, 8, 16];
 
-/// A task in a process of its own, killed with this one.
-struct Task {
-    process: Child,
-    stdin: ChildStdin,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Task {
-    fn start(dir: &Path, job: &str, index: usize, case: &str, m: &Settings) -> Result<Task> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .arg("ps-task")
-            .arg(dir)
-            .args([job, &index.to_string(), case])
-            .args(["--samples", &m.samples.to_string(), "--window", &m.window.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut process = command.spawn()?;
-        let (stdin, stdout) = (process.stdin.take(), process.stdout.take());
-        let (Some(stdin), Some(stdout)) = (stdin, stdout) else {
-            return Err(Error::internal("a task has no pipes"));
-        };
-        Ok(Task {
-            process,
-            stdin,
-            lines: BufReader::new(stdout),
-        })
-    }
-
-    /// Reads lines until one begins with `want`; what follows it.
-    fn line(&mut self, want: &str) -> Result<String> {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            if self.lines.read_line(&mut line)? == 0 {
-                return Err(Error::unavailable(format!("a task ended before it said {want}")));
-            }
-            if let Some(rest) = line.strip_prefix(want) {
-                return Ok(rest.trim().to_owned());
-            }
-        }
-    }
-
-    fn say(&mut self, word: &str) -> Result<()> {
-        writeln!(self.stdin, "{word}")?;
-        Ok(self.stdin.flush()?)
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// Identities and addresses of a cluster, in a folder that is removed with it.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new(jobs: &[(&str, usize)]) -> Result<Folder> {
-        let dir = tempfile::Builder::new().prefix("actorflow-bench-").tempdir()?;
-        let authority = Authority::ephemeral("bench")?;
-        let mut spec = ClusterSpec::new();
-        let mut sockets = Vec::new();
-        for (job, n) in jobs {
-            for i in 0..*n {
-                // The ports are taken until all are known, so that none is given twice.
-                let socket = UdpSocket::bind("127.0.0.1:0")?;
-                spec = spec.with_task(job, i as u32, &socket.local_addr()?.to_string())?;
-                sockets.push(socket);
-                let identity = authority.issue(format!("task/{job}/{i}").parse()?, Duration::from_secs(24 * 3600))?;
-                identity.save(&dir.path().join(format!("{job}{i}")))?;
-            }
-        }
-        std::fs::write(dir.path().join("cluster.json"), spec.to_json())?;
-        Ok(Folder(dir))
-    }
+fn start(dir: &Path, job: &str, index: usize, case: &str, m: &Settings) -> Result<Task> {
+    let mut args: Vec<OsString> = vec!["ps-task".into(), dir.into(), job.into()];
+    let (samples, window) = (m.samples.to_string(), m.window.to_string());
+    let index = index.to_string();
+    args.extend([index.as_str(), case, "--samples", &samples, "--window", &window].map(OsString::from));
+    Task::start(args)
 }
 
 /// The rates of each worker, window by window, in calls a second.
 fn measure(nps: usize, nw: usize, case: &str, m: &Settings) -> Result<Vec<Vec<f64>>> {
     let folder = Folder::new(&[("ps", nps), ("worker", nw)])?;
-    let dir = folder.0.path();
+    let dir = folder.path();
     let mut servers = (0..nps)
-        .map(|i| Task::start(dir, "ps", i, case, m))
+        .map(|i| start(dir, "ps", i, case, m))
         .collect::<Result<Vec<_>>>()?;
     for s in &mut servers {
         s.line("UP")?;
     }
     let mut workers = Vec::new();
     for i in 0..nw {
-        let mut worker = Task::start(dir, "worker", i, case, m)?;
+        let mut worker = start(dir, "worker", i, case, m)?;
         // The first one initialises the variables.
         worker.line("SESSION")?;
         workers.push(worker);

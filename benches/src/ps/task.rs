@@ -1,6 +1,5 @@
 //! One task of the cluster that is measured.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -10,6 +9,7 @@ use actorflow::train::init::Zeros;
 use actorflow::{Code, DType, Error, Graph, GraphVariables, Operation, Output, Result, Session, SessionOptions};
 
 use crate::measure::{Settings, cores};
+use crate::tasks::say;
 
 /// Which task, of which cluster, does what.
 #[derive(clap::Args, Clone)]
@@ -107,12 +107,6 @@ pub(crate) fn run(args: &TaskArgs, m: &Settings) -> Result<()> {
     loop {
         timed(1)?;
     }
-}
-
-pub(super) fn say(word: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{word}")?;
-    Ok(out.flush()?)
 }
 
 /// What a worker does in a step.

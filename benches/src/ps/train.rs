@@ -7,7 +7,7 @@ use actorflow::train::optimizer::GradientDescent;
 use actorflow::train::parallel::{Model, Replica, ReplicaOptions, Strategy};
 use actorflow::{DType, Error, Graph, GraphVariables, Result, Session, SessionOptions, Tensor};
 
-use super::task::say;
+use crate::tasks::say;
 use crate::measure::Settings;
 use crate::mlp;
 

@@ -141,6 +141,10 @@ impl Live {
         &self.session
     }
 
+    pub(super) fn values(&self) -> &[Tensor] {
+        &self.values
+    }
+
     fn begin(&self, nodes: &Nodes, ops: &[Operation], version: u64, deadline: Instant) -> Result<()> {
         let mut run = self.session.runner().deadline(deadline);
         run = run.feed(&nodes.version, Tensor::scalar(number(version)));

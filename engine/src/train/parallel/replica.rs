@@ -237,11 +237,27 @@ impl Replica {
             run = run.fetch(v.value());
         }
         let values = run.run()?;
-        let name = |v: &Variable| {
-            let name = v.name();
-            name.strip_prefix(&self.prefix).map_or(name.clone(), str::to_owned)
-        };
-        Ok(self.variables.iter().map(name).zip(values).collect())
+        Ok(self.variables.iter().map(|v| self.name(v)).zip(values).collect())
+    }
+
+    /// The name that a variable has in the model.
+    fn name(&self, v: &Variable) -> String {
+        let name = v.name();
+        name.strip_prefix(&self.prefix).map_or(name.clone(), str::to_owned)
+    }
+
+    /// The values from which the next step computes its gradients, by name, as the last one brought them. Those of variables
+    /// with sparse gradients are at the servers only. Costs nothing, unlike [`parameters`](Self::parameters).
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` before [`start`](Self::start).
+    pub fn kept(&self) -> Result<Vec<(String, Tensor)>> {
+        let live = self.live.as_ref().ok_or_else(not_started)?;
+        let variables = self.nodes.shards.iter().flat_map(|s| &s.kept);
+        Ok(variables
+            .map(|v| self.name(v))
+            .zip(live.values().iter().cloned())
+            .collect())
     }
 
     /// How many pushes of all replicas were applied when they were 0, 1, 2 … updates old, at the first server (with
