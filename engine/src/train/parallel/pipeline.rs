@@ -29,6 +29,8 @@ pub struct PipelineOptions {
     pub micro_batches: usize,
     /// The longest that a step may take.
     pub deadline: Duration,
+    /// What the names of the queues and accumulators begin with; pipelines on the same tasks need different ones.
+    pub name: String,
 }
 
 impl PipelineOptions {
@@ -38,6 +40,7 @@ impl PipelineOptions {
             micro_batches: 4 * devices.len(),
             devices,
             deadline: Duration::from_secs(60),
+            name: "pipeline".to_owned(),
         }
     }
 }
@@ -248,7 +251,7 @@ impl Pipeline {
                 "a pipeline needs at least one stage, and one part of a batch",
             ));
         }
-        let _name = graph.name_scope("pipeline");
+        let _name = graph.name_scope(&options.name);
         let mut b = Builder {
             g: graph,
             variables,
