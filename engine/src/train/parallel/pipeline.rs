@@ -203,7 +203,10 @@ struct Live {
 /// let sgd = Optimizer::new(GradientDescent::new(0.02));
 /// let mut pipeline = Pipeline::build(&g, &sgd, options, &inputs, &layers, |_, stage, xs| match stage {
 ///     0 => Ok(vec![layers[0].times(&xs[0])?, xs[0].clone()]),
-///     _ => Ok(vec![(layers[1].times(&xs[0])? - &xs[1] * 6.0).and_then(|d| d.square())?.mean(&[], false)?]),
+///     _ => {
+///         let off = (&layers[1].times(&xs[0])? - &(&xs[1] * 6.0)?)?;
+///         Ok(vec![off.square()?.mean(&[], false)?])
+///     }
 /// })?;
 /// let session = Session::with_options(&g, SessionOptions { devices: 2, ..SessionOptions::default() })?;
 /// session.execute(&[&g.global_variables_initializer()?])?;
