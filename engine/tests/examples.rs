@@ -72,7 +72,7 @@ macro_rules! examples {
 examples! {
     a_network_learns_a_poem: "char_rnn" [] says ["step 150  loss"];
     an_operation_comes_from_outside: "custom_op" [] says ["cube", "derivative"];
-    a_line_is_fitted_by_towers: "towers" [] says ["step   0: loss", "y = 2.000 x + 1.000"];
+    a_line_is_fitted_by_towers: "towers" [] says ["step   0: loss", "y = 1.99", "x + 0.99"];
     a_line_is_fitted_by_workers: "worker_ps" ["sync"] says ["global step", "y = 2.000 x + 1.000", "y = 2.000 x + 1.000"];
     a_line_is_fitted_without_servers: "worker_ps" ["allreduce"] says ["y = 2.000 x + 1.000", "y = 2.000 x + 1.000"];
     digits_are_read_by_two_workers: "parallel_digits" ["--strategy", "ssp3"]
@@ -82,7 +82,7 @@ examples! {
             "table/part_0: rows 0 to 124999999, 10000000000 bytes, on /job:ps/task:0",
             "table/part_7: rows 875000000 to 999999999, 10000000000 bytes, on /job:ps/task:7",
             "a table of 1000000000 rows of 20 float32 takes 80000000000 bytes, in 8 parts",
-            "/job:ps/task:0: 20000000000 bytes",
+            "/job:ps/task:0: 20000001600 bytes",
             "/job:ps/task:7: 20000000000 bytes",
         ];
     parts_of_limited_size_are_spread_by_their_bytes: "partitioned_embedding"

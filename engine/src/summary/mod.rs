@@ -77,7 +77,11 @@ pub fn histogram(name: &str, values: &Output) -> Result<Output> {
 /// `INVALID_ARGUMENT` for an empty name; unless it is such a batch of 1, 3 or 4 channels.
 #[track_caller]
 pub fn image(name: &str, batch: &Output, most: i64) -> Result<Output> {
-    tagged(name, batch, "ImageSummary", |b| b.attr("max_images", most))
+    // Red, for pixels that are no numbers, as TensorFlow has it.
+    let bad = Tensor::vector(&[255u8, 0, 0, 255]);
+    tagged(name, batch, "ImageSummary", |b| {
+        b.attr("max_images", most).attr("bad_color", bad)
+    })
 }
 
 /// All summaries of the graph's collection as one; `None` if there are none. `TensorFlow: tf.summary.merge_all`.

@@ -1,5 +1,3 @@
-use std::process::Command;
-
 use actorflow_core::{Code, Graph, Tensor};
 
 use super::*;
@@ -84,32 +82,6 @@ fn an_independent_reader_finds_what_was_added() {
     assert_eq!(s.value[1].value, Some(value::Value::SimpleValue(4.0)));
     assert!(matches!(&s.value[2].value, Some(value::Value::Histo(h)) if h.num == 3.0 && h.sum == 5.0));
     assert!(matches!(&events[6].what, Some(What::SessionLog(l)) if l.checkpoint_path == "model.ckpt-3"));
-}
-
-#[test]
-fn tensorboard_reads_the_file() {
-    const SCRIPT: &str = "
-import sys
-try:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-except ImportError:
-    sys.exit(77)
-a = EventAccumulator(sys.argv[1]); a.Reload()
-print([(e.step, e.value) for e in a.Scalars('tower/loss')], a.Tags()['graph'], a.Tags()['histograms'])
-";
-    let dir = tempfile::tempdir().unwrap();
-    let _writer = example(dir.path());
-    let python = std::env::var("ACTORFLOW_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let run = Command::new(&python).arg("-c").arg(SCRIPT).arg(dir.path()).output();
-    match run {
-        Ok(out) if out.status.success() => assert_eq!(
-            String::from_utf8_lossy(&out.stdout).trim(),
-            "[(1, 1.0), (2, 4.0), (3, 9.0)] True ['tower/weights']"
-        ),
-        Ok(out) if out.status.code() == Some(77) => eprintln!("skipped: {python} has no tensorboard"),
-        Ok(out) => panic!("{}", String::from_utf8_lossy(&out.stderr)),
-        Err(e) => eprintln!("skipped: {python} does not run: {e}"),
-    }
 }
 
 #[test]

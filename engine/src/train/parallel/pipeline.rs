@@ -29,6 +29,8 @@ pub struct PipelineOptions {
     pub micro_batches: usize,
     /// The longest that a step may take.
     pub deadline: Duration,
+    /// What the names of the queues and accumulators begin with; pipelines on the same tasks need different ones.
+    pub name: String,
 }
 
 impl PipelineOptions {
@@ -38,6 +40,7 @@ impl PipelineOptions {
             micro_batches: 4 * devices.len(),
             devices,
             deadline: Duration::from_secs(60),
+            name: "pipeline".to_owned(),
         }
     }
 }
@@ -200,7 +203,10 @@ struct Live {
 /// let sgd = Optimizer::new(GradientDescent::new(0.02));
 /// let mut pipeline = Pipeline::build(&g, &sgd, options, &inputs, &layers, |_, stage, xs| match stage {
 ///     0 => Ok(vec![layers[0].times(&xs[0])?, xs[0].clone()]),
-///     _ => Ok(vec![(layers[1].times(&xs[0])? - &xs[1] * 6.0).and_then(|d| d.square())?.mean(&[], false)?]),
+///     _ => {
+///         let off = (&layers[1].times(&xs[0])? - &(&xs[1] * 6.0)?)?;
+///         Ok(vec![off.square()?.mean(&[], false)?])
+///     }
 /// })?;
 /// let session = Session::with_options(&g, SessionOptions { devices: 2, ..SessionOptions::default() })?;
 /// session.execute(&[&g.global_variables_initializer()?])?;
@@ -248,7 +254,7 @@ impl Pipeline {
                 "a pipeline needs at least one stage, and one part of a batch",
             ));
         }
-        let _name = graph.name_scope("pipeline");
+        let _name = graph.name_scope(&options.name);
         let mut b = Builder {
             g: graph,
             variables,
