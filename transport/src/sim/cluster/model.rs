@@ -274,11 +274,7 @@ impl Behaviour for Coordinator {
         match event {
             Event::Started => self.begin(node),
             Event::Woken { token: 0 } => self.begin(node),
-            Event::Woken { token } => {
-                if self.step.as_ref().is_some_and(|(s, ..)| *s == token) {
-                    self.end(node, true);
-                }
-            }
+            Event::Woken { token } if self.step.as_ref().is_some_and(|(s, ..)| *s == token) => self.end(node, true),
             Event::Connected {
                 link,
                 peer,
