@@ -120,7 +120,8 @@ fn a_task_that_is_gone_is_named_and_its_return_is_noticed() {
 
 #[test]
 fn an_absent_task_is_named_only_by_who_needs_it() {
-    let mut c = Cluster::new(&[("ps", 0), ("worker", 0)]);
+    let soon = |o: &mut actorflow::cluster::ServerOptions| o.connect_timeout = Duration::from_secs(2);
+    let mut c = Cluster::with(&[("ps", 0), ("worker", 0)], soon).unwrap();
     let gone = c.servers.remove(0);
     drop(gone);
     let g = Graph::new();

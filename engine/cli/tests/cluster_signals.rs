@@ -207,7 +207,7 @@ impl Counter {
     }
 
     fn step(&self, session: &Session) -> Result<(), Error> {
-        let run = session.runner().feed(&self.one, &Tensor::scalar(1f32));
+        let run = session.runner().feed(&self.one, Tensor::scalar(1f32));
         run.target(&self.add).run().map(drop)
     }
 

@@ -251,7 +251,9 @@ impl<K> Connection<K> {
 
     /// Asks the peer something. `then` comes back in exactly one [`Action::Answered`].
     pub fn request(&mut self, message: Message, deadline: Time, then: K, now: Time) {
-        let limit = self.peer.as_ref().map_or(0, |p| p.hello.pending_requests);
+        // What the peer allows may be more than this side wants to keep.
+        let allowed = self.peer.as_ref().map_or(0, |p| p.hello.pending_requests);
+        let limit = allowed.min(self.local.limits.pending_requests as u64);
         let checked = self.check(&message).and_then(|()| {
             if deadline <= now {
                 return Err(Error::deadline(format!(

@@ -125,7 +125,7 @@ fn parcel(random: &mut Random) -> Parcel {
         step: random.below(9),
         edge: random.below(9) as u32,
         tag: random.number(),
-        value: (bytes % 5 != 0).then(|| Tensor::zeros(DType::U8, [bytes]).unwrap()),
+        value: (!bytes.is_multiple_of(5)).then(|| Tensor::zeros(DType::U8, [bytes]).unwrap()),
     }
 }
 

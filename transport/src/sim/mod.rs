@@ -4,11 +4,12 @@
 //! connection breaks. The same seed and the same calls give the same [trace](Network::trace), so that a failure found
 //! with one seed out of thousands can be looked at again and again.
 //!
-//! It models what QUIC gives: streams are reliable and ordered, each on its own; what is lost is a connection as a whole.
-//! Frames are encoded and decoded on their way. A killed node says nothing, and its peers find out by their timers, or
-//! at once when it has been started again and does not know their connections. A partition holds frames back until it
-//! is healed. Frames of incarnations that are over may turn up again on later connections
-//! ([`Weather::replay`]): the protocol must drop them.
+//! It models what QUIC gives: streams are reliable and ordered, each on its own; a datagram that is lost makes a frame, and
+//! those behind it, late; what is lost for good is a connection as a whole. Frames are encoded and decoded on their way. A
+//! killed node says nothing, and its peers find out by their timers, or at once when it has been started again and does
+//! not know their connections. A partition holds frames back until it is healed. A node that is [paused](Network::pause)
+//! does nothing until it is resumed, and may have been [replaced](Network::add_run) by then. Frames of incarnations that
+//! are over may turn up again on later connections ([`Weather::replay`]): the protocol must drop them.
 //!
 //! ```
 //! use std::time::Duration;
@@ -43,6 +44,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod cluster;
 mod network;
 mod node;
 mod random;
@@ -75,6 +78,10 @@ pub struct Weather {
     pub quick: Duration,
     /// The longest time that a frame takes.
     pub slow: Duration,
+    /// How many of a million frames are lost at first, and sent again after [`resent`](Self::resent).
+    pub lost: u32,
+    /// How long it takes to notice that a frame is lost.
+    pub resent: Duration,
     /// How many of a million frames break their connection.
     pub breaks: u32,
     /// How many of a million frames bring one of an incarnation that is over back on the same path.
@@ -82,11 +89,13 @@ pub struct Weather {
 }
 
 impl Default for Weather {
-    /// Frames take 0.1 to 5 ms, and nothing breaks.
+    /// Frames take 0.1 to 5 ms, and nothing is lost or breaks.
     fn default() -> Weather {
         Weather {
             quick: Duration::from_micros(100),
             slow: Duration::from_millis(5),
+            lost: 0,
+            resent: Duration::from_millis(30),
             breaks: 0,
             replay: 0,
         }

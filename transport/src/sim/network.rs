@@ -1,6 +1,8 @@
 //! The network: nodes, the connections between them, and one queue of what happens next.
 #![forbid(unsafe_code)]
 
+mod wire;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -13,9 +15,8 @@ use super::node::{Node, describe};
 use super::random::Random;
 use super::{Behaviour, Event, LinkId, NodeId, Trace, Weather};
 use crate::counters::{Counters, Totals};
-use crate::frame::{Decoder, Frame, Intake};
 use crate::limits::{Limits, Timing};
-use crate::proto::{Action, Class, Connection, Fences, Local, Time, Verdict};
+use crate::proto::{Class, Connection, Fences, Local, Time};
 
 /// A frame that a partition holds back is tried again after this time.
 const RETRY: Time = Time::from_millis(20);
@@ -28,7 +29,11 @@ struct Member {
     incarnation: u64,
     epoch: u64,
     alive: bool,
+    paused: bool,
+    /// Not there while it is being told something.
     behaviour: Option<Box<dyn Behaviour>>,
+    /// What it has not been told yet, in order.
+    untold: VecDeque<Event>,
     fences: Fences,
     totals: Totals,
 }
@@ -115,13 +120,20 @@ impl Network {
 
     /// Adds a node of this subject (`task/ps/0`); it is started at once.
     pub fn add(&mut self, subject: &str, behaviour: Box<dyn Behaviour>) -> NodeId {
+        self.add_run(subject, 1, behaviour)
+    }
+
+    /// Adds a run of a subject, of which there may be another one: paused, or not aware that it was replaced.
+    pub fn add_run(&mut self, subject: &str, incarnation: u64, behaviour: Box<dyn Behaviour>) -> NodeId {
         let node = NodeId(self.members.len());
         self.members.push(Member {
             subject: subject.to_owned(),
-            incarnation: 1,
+            incarnation,
             epoch: 0,
             alive: true,
+            paused: false,
             behaviour: Some(behaviour),
+            untold: VecDeque::new(),
             fences: Fences::new(),
             totals: Totals::default(),
         });
@@ -147,6 +159,31 @@ impl Network {
     /// What has happened so far.
     pub fn trace(&self) -> &[Trace] {
         &self.trace
+    }
+
+    /// How many nodes there are, runs of one subject counted apart.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The subject of a node.
+    pub fn subject(&self, node: NodeId) -> &str {
+        self.members.get(node.0).map_or("", |m| &m.subject)
+    }
+
+    /// Lets frames take their time from now on, and nothing else happen to them.
+    pub fn clear_up(&mut self) {
+        let Weather { quick, slow, .. } = self.weather;
+        self.weather = Weather {
+            quick,
+            slow,
+            ..Weather::default()
+        };
     }
 
     /// What a node has counted.
@@ -190,6 +227,7 @@ impl Network {
         if let Some(m) = self.members.get_mut(node.0) {
             m.alive = false;
             m.behaviour = None;
+            m.untold.clear();
         }
     }
 
@@ -197,12 +235,30 @@ impl Network {
     pub fn restart(&mut self, node: NodeId, behaviour: Box<dyn Behaviour>) {
         if let Some(m) = self.members.get_mut(node.0) {
             m.alive = true;
+            m.paused = false;
             m.incarnation += 1;
             m.behaviour = Some(behaviour);
+            m.untold.clear();
             m.fences = Fences::new();
         }
         self.note(node, "restarted");
         self.tell(node, Event::Started);
+    }
+
+    /// Makes a node stand still: what is for it waits, its timers too.
+    pub fn pause(&mut self, node: NodeId) {
+        self.note(node, "paused");
+        if let Some(m) = self.members.get_mut(node.0) {
+            m.paused = true;
+        }
+    }
+
+    /// Lets a paused node go on.
+    pub fn resume(&mut self, node: NodeId) {
+        self.note(node, "resumed");
+        if let Some(m) = self.members.get_mut(node.0) {
+            m.paused = false;
+        }
     }
 
     /// Holds back everything between two nodes.
@@ -278,7 +334,27 @@ impl Network {
         member.is_some_and(|m| m.alive && m.incarnation == end.incarnation)
     }
 
+    fn is_paused(&self, node: NodeId) -> bool {
+        self.members.get(node.0).is_some_and(|m| m.alive && m.paused)
+    }
+
+    /// Whether something is for a node that stands still.
+    fn must_rest(&self, happening: &Happening) -> bool {
+        let at = |link: &LinkId, end: &usize| self.paths.get(link.0).is_some_and(|p| self.is_paused(p.nodes[*end]));
+        match happening {
+            Happening::Timer { link, end } => at(link, end),
+            Happening::Closed { link, to, .. } => at(link, to),
+            Happening::Wake { node, .. } => self.is_paused(*node),
+            // Frames keep their order, and scripts are not of a node.
+            Happening::Frame(_) | Happening::Retry { .. } | Happening::Script(_) => false,
+        }
+    }
+
     fn happen(&mut self, happening: Happening) {
+        if self.must_rest(&happening) {
+            let later = self.now.saturating_add(RETRY);
+            return self.push(later, happening);
+        }
         match happening {
             Happening::Script(script) => script(self),
             Happening::Wake {
@@ -323,246 +399,34 @@ impl Network {
         }
     }
 
-    /// Whether a frame cannot be taken yet: the network is parted, or the receiver does not know its peer yet and
-    /// reads nothing but control.
-    fn must_wait(&self, path: &Path, to: usize, class: Class) -> bool {
-        let known = |e: &End| e.proto.is_up() || e.proto.over().is_some();
-        let unknown = class != Class::Control && !path.ends[to].as_ref().is_some_and(known);
-        let [a, b] = path.nodes;
-        unknown || self.is_parted(a, b)
-    }
-
-    fn arrive(&mut self, frame: InFlight) {
-        let (link, to, class) = (frame.link, frame.to, frame.class);
-        let Some(path) = self.paths.get(link.0) else { return };
-        let behind = path.held.get(&(to, class)).is_some_and(|held| !held.is_empty());
-        if !behind && !self.must_wait(path, to, class) {
-            return self.take(frame);
-        }
-        if let Some(path) = self.paths.get_mut(link.0) {
-            path.held.entry((to, class)).or_default().push_back(frame);
-        }
-        if !behind {
-            let later = self.now.saturating_add(RETRY);
-            self.push(later, Happening::Retry { link, to, class });
-        }
-    }
-
-    /// Takes what was held, if it can be taken now.
-    fn retry(&mut self, link: LinkId, to: usize, class: Class) {
-        let Some(path) = self.paths.get(link.0) else { return };
-        let over = |e: &Option<End>| e.as_ref().is_none_or(|e| !self.lives(e) || e.proto.over().is_some());
-        if path.ends.iter().all(over) {
-            return;
-        }
-        if self.must_wait(path, to, class) {
-            let later = self.now.saturating_add(RETRY);
-            return self.push(later, Happening::Retry { link, to, class });
-        }
-        let held = self.paths.get_mut(link.0).and_then(|p| p.held.remove(&(to, class)));
-        held.into_iter().flatten().for_each(|frame| self.take(frame));
-    }
-
-    fn take(&mut self, frame: InFlight) {
-        let InFlight { link, to, bytes, .. } = frame;
-        let Some(path) = self.paths.get(link.0) else { return };
-        let (receiver, sender) = (path.nodes[to], path.nodes[1 - to]);
-        let Some(member) = self.members.get(receiver.0).filter(|m| m.alive) else {
-            return;
-        };
-        let incarnation = member.incarnation;
-        match &path.ends[to] {
-            // The first frame of a dialing side opens the other one.
-            None => {
-                let end = self.end(receiver, sender, false);
-                self.paths[link.0].ends[to] = Some(end);
-            }
-            // The process that knew this connection is gone, and its successor says so.
-            Some(end) if end.incarnation != incarnation => {
-                let at = self.now.saturating_add(self.weather.quick);
-                let why = Error::unavailable("its process has ended or restarted");
-                return self.push(at, Happening::Closed { link, to: 1 - to, why });
-            }
-            Some(_) => {}
-        }
-        let mut intake = Intake::new(self.limits, self.pool.clone());
-        let now = self.now;
-        let Some(end) = self.end_mut(link, to) else { return };
-        let mut rest = bytes;
-        match Decoder::new().push(&mut rest, &mut intake) {
-            Ok(Some(frame)) => end.proto.receive(frame, now),
-            Ok(None) => {}
-            Err(fault) => end.proto.fault(&fault),
-        }
-        self.pump(link, to);
-    }
-
-    /// Carries out what a side of a connection gives out.
-    fn pump(&mut self, link: LinkId, at: usize) {
-        let now = self.now;
-        loop {
-            let Some(end) = self.end_mut(link, at) else { return };
-            let node = end.node;
-            let Some(action) = end.proto.poll() else {
-                let counted = end.proto.take_counted();
-                let next = end.proto.next_timeout();
-                let lost = if end.told { None } else { end.proto.over().cloned() };
-                end.told |= lost.is_some();
-                if let Some(next) = next
-                    && end.armed.is_none_or(|t| next < t)
-                {
-                    end.armed = Some(next);
-                    self.push(next, Happening::Timer { link, end: at });
-                }
-                if let Some(m) = self.members.get(node.0) {
-                    m.totals.add(counted);
-                }
-                if let Some(why) = lost {
-                    self.tell(node, Event::Lost { link, why });
-                    continue;
-                }
-                return;
-            };
-            match action {
-                Action::Send { class, frame } => {
-                    end.proto.spoke(now);
-                    self.send(link, at, class, &frame);
-                }
-                Action::Connected { incarnation, .. } => self.connected(link, at, incarnation),
-                Action::Request { id, message } => self.tell(node, Event::Request { link, id, message }),
-                Action::Notice(message) => self.tell(node, Event::Notice { link, message }),
-                Action::Parcel(parcel) => self.tell(node, Event::Parcel { link, parcel }),
-                Action::Answered(token, result) => self.tell(node, Event::Answered { token, result }),
-                Action::Sent(token, result) => self.tell(node, Event::Sent { token, result }),
-                Action::Close(why) => {
-                    let delay = self.random.between(self.weather.quick, self.weather.slow);
-                    let why = Error::unavailable(format!("closed by the peer: {}", why.message()));
-                    let to = 1 - at;
-                    self.push(now.saturating_add(delay), Happening::Closed { link, to, why });
-                }
-            }
-        }
-    }
-
-    fn connected(&mut self, link: LinkId, at: usize, incarnation: u64) {
-        let Some(path) = self.paths.get(link.0) else { return };
-        let (node, peer) = (path.nodes[at], path.nodes[1 - at]);
-        let subject = self.members.get(peer.0).map_or_else(String::new, |m| m.subject.clone());
-        let Some(member) = self.members.get_mut(node.0) else {
-            return;
-        };
-        let verdict = member.fences.judge(&subject, incarnation);
-        if let Some(end) = self.end_mut(link, at) {
-            match verdict {
-                Verdict::Stale { latest } => {
-                    return end
-                        .proto
-                        .close(Error::aborted(format!("incarnation {latest} has been seen")));
-                }
-                _ if at == 1 => end.proto.welcome(),
-                _ => {}
-            }
-        }
-        if verdict == Verdict::Newer {
-            let older: Vec<(usize, usize)> = self.others(link, node, peer);
-            for (l, e) in older {
-                if let Some(end) = self.end_mut(LinkId(l), e) {
-                    end.proto
-                        .close(Error::aborted(format!("incarnation {incarnation} of it has come")));
-                    self.pump(LinkId(l), e);
-                }
-            }
-        }
-        let event = Event::Connected {
-            link,
-            peer,
-            incarnation,
-        };
-        self.tell(node, event);
-    }
-
-    /// The sides at `node` of other connections with `peer`.
-    fn others(&self, link: LinkId, node: NodeId, peer: NodeId) -> Vec<(usize, usize)> {
-        let mut found = Vec::new();
-        for (l, path) in self.paths.iter().enumerate().filter(|(l, _)| *l != link.0) {
-            for e in 0..2 {
-                if path.nodes[e] == node && path.nodes[1 - e] == peer {
-                    found.push((l, e));
-                }
-            }
-        }
-        found
-    }
-
-    fn send(&mut self, link: LinkId, at: usize, class: Class, frame: &Frame) {
-        let bytes: Bytes = match frame.encode() {
-            Ok(encoded) => encoded.chunks.concat().into(),
-            Err(why) => return self.lose(link, at, why),
-        };
-        let delay = self.random.between(self.weather.quick, self.weather.slow);
-        let mut arrival = self.now.saturating_add(delay);
-        let Some(path) = self.paths.get_mut(link.0) else { return };
-        let pair = (path.nodes[at], path.nodes[1 - at]);
-        if class != Class::Bulk
-            && let Some(end) = &mut path.ends[at]
-        {
-            let last = end.arrivals.entry(class).or_default();
-            arrival = arrival.max(*last);
-            *last = arrival;
-        }
-        let to = 1 - at;
-        let copy = bytes.clone();
-        let fly = |class: Class, bytes: Bytes| Happening::Frame(InFlight { link, to, class, bytes });
-        self.push(arrival, fly(class, bytes));
-        let kept = self.past.entry(pair).or_default();
-        if kept.len() == KEPT {
-            kept.remove(0);
-        }
-        kept.push((frame.stamp.incarnation, copy));
-        if self.random.happens(self.weather.replay) {
-            let old = self
-                .past
-                .get(&pair)
-                .and_then(|kept| kept.iter().find(|(i, _)| *i < frame.stamp.incarnation));
-            if let Some(bytes) = old.map(|(_, b)| b.clone()) {
-                self.push(arrival, fly(Class::Bulk, bytes));
-            }
-        }
-        if self.random.happens(self.weather.breaks) {
-            self.cut(link);
-        }
-    }
-
+    /// Tells a node what happens; what it brings about itself it hears of afterwards.
     fn tell(&mut self, node: NodeId, event: Event) {
-        let what = describe(&event);
         let Some(member) = self.members.get_mut(node.0).filter(|m| m.alive) else {
             return;
         };
-        // Not there while it is being told something else: it hears of its own doing later.
-        let Some(mut behaviour) = member.behaviour.take() else {
-            let incarnation = member.incarnation;
-            let again = move |n: &mut Network| {
-                if n.incarnation(node) == incarnation {
-                    n.tell(node, event);
-                }
-            };
-            let now = self.now;
-            return self.push(now, Happening::Script(Box::new(again)));
-        };
+        member.untold.push_back(event);
         let incarnation = member.incarnation;
-        self.note(node, what);
-        behaviour.on(
-            &mut Node {
-                network: self,
-                id: node,
-            },
-            event,
-        );
-        if let Some(member) = self.members.get_mut(node.0)
+        while let Some(member) = self.members.get_mut(node.0)
             && member.alive
             && member.incarnation == incarnation
+            && let Some(mut behaviour) = member.behaviour.take()
         {
-            member.behaviour = Some(behaviour);
+            let Some(event) = member.untold.pop_front() else {
+                member.behaviour = Some(behaviour);
+                return;
+            };
+            self.note(node, describe(&event));
+            let mut now = Node {
+                network: self,
+                id: node,
+            };
+            behaviour.on(&mut now, event);
+            if let Some(member) = self.members.get_mut(node.0)
+                && member.alive
+                && member.incarnation == incarnation
+            {
+                member.behaviour = Some(behaviour);
+            }
         }
     }
 

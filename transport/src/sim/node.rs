@@ -53,6 +53,16 @@ impl Node<'_> {
         self.network.incarnation(self.id)
     }
 
+    /// The node's subject.
+    pub fn subject(&self) -> String {
+        self.network.subject(self.id).to_owned()
+    }
+
+    /// The subject of another node.
+    pub fn subject_of(&self, node: NodeId) -> String {
+        self.network.subject(node).to_owned()
+    }
+
     /// The network's source of random numbers.
     pub fn random(&mut self) -> &mut Random {
         self.network.random()
