@@ -5,6 +5,7 @@
 pub(crate) mod relay;
 
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use actorflow::cluster::identity::{Authority, Identity};
@@ -23,9 +24,18 @@ pub(crate) struct Cluster {
     pub(crate) relays: Vec<Relay>,
 }
 
+/// An address that nobody has, and that nobody else is given: below the ports that the system gives to those who ask for
+/// any, so that a task that ends finds its own free again.
 pub(crate) fn free_addr() -> String {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().to_string()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = NEXT.fetch_add(1, Relaxed);
+        let port = 10_000 + std::process::id().wrapping_mul(61).wrapping_add(n) % 20_000;
+        let addr = format!("127.0.0.1:{port}");
+        if UdpSocket::bind(&addr).is_ok() {
+            return addr;
+        }
+    }
 }
 
 pub(crate) fn options() -> SessionOptions {
