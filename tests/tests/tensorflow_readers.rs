@@ -5,6 +5,7 @@
 //! a Python that was named must have them.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::path::Path;
 use std::process::Command;

@@ -7,9 +7,9 @@ use actorflow::train::optimizer::GradientDescent;
 use actorflow::train::parallel::{Model, Replica, ReplicaOptions, Strategy};
 use actorflow::{DType, Error, Graph, GraphVariables, Result, Session, SessionOptions, Tensor};
 
-use crate::tasks::say;
 use crate::measure::Settings;
 use crate::mlp;
+use crate::tasks::say;
 
 /// Images of a worker's step.
 pub(super) const BATCH: usize = 128;

@@ -121,13 +121,19 @@ fn transport(local: Option<u64>, limits: &Limits, timing: &Timing) -> TransportC
         // One tensor after the other: the first is of use while the second is under way.
         .send_fairness(false)
         .keep_alive_interval(None)
-        .max_idle_timeout(IdleTimeout::try_from(timing.idle).ok());
+        // The protocol notices silence first, and says so to a peer that can still hear; QUIC would end without a word, and
+        // such a peer would wait for its own silence to begin.
+        .max_idle_timeout(IdleTimeout::try_from(timing.idle.saturating_add(timing.idle / 4)).ok());
     let window = local.unwrap_or(NETWORK_WINDOW);
     // The receiver's credit is what binds. The sender's own window binds until acknowledgements come, and the last odd one
     // is delayed: with both equal, one of ten tensors of 4 MiB took the 25 ms of that delay.
     t.send_window(window.saturating_mul(2))
         .stream_receive_window(varint(window))
-        .receive_window(varint(if local.is_some() { window } else { window.saturating_mul(2) }));
+        .receive_window(varint(if local.is_some() {
+            window
+        } else {
+            window.saturating_mul(2)
+        }));
     let mut congestion = CubicConfig::default();
     if local.is_some() {
         congestion.initial_window(UNPACED);
