@@ -2,6 +2,7 @@
 //!
 //! `cargo test` builds the examples before it runs this; alone, `cargo build --release -p actorflow --examples` does.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -90,7 +90,7 @@ impl Axis {
             ticks = ticks
                 .into_iter()
                 .enumerate()
-                .filter(|(i, _)| *i == 0 || (*i > 1 && (n - 1 - i) % 2 == 0))
+                .filter(|(i, _)| *i == 0 || (*i > 1 && (n - 1 - i).is_multiple_of(2)))
                 .map(|t| t.1)
                 .collect();
         }
