@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
+mod replicas;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,26 +12,8 @@ use std::time::Duration;
 use actorflow::train::init::RandomNormal;
 use actorflow::train::optimizer::{Adam, GradientDescent, Momentum};
 use actorflow::train::parallel::{Model, Replica, ReplicaOptions, StepReport, Strategy};
-use actorflow::{
-    CancelToken, Code, DType, Error, Graph, GraphVariables, Optimizer, Result, Session, SessionOptions, Tensor,
-};
-
-fn devices(n: usize) -> Session {
-    let options = SessionOptions {
-        devices: n,
-        ..SessionOptions::with_threads(2)
-    };
-    Session::with_options(&Graph::new(), options).unwrap()
-}
-
-fn options(strategy: Strategy, replica: usize, replicas: usize, ps: usize) -> ReplicaOptions {
-    let mut o = ReplicaOptions::new(strategy, replica, replicas);
-    o.ps = (0..ps).map(|i| format!("/cpu:{i}")).collect();
-    o.worker = format!("/cpu:{}", ps + replica);
-    o.workers = (0..replicas).map(|i| format!("/cpu:{}", ps + i)).collect();
-    o.deadline = Duration::from_secs(30);
-    o
-}
+use actorflow::{CancelToken, Code, DType, Error, Graph, GraphVariables, Optimizer, Result, Session, Tensor};
+use replicas::{devices, options};
 
 /// Two variables with a place for every push; the gradient of a push is 1 at its place. The update subtracts means, so that
 /// the variables count how often each push was applied.

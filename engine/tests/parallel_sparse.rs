@@ -2,29 +2,14 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 #![forbid(unsafe_code)]
 
+mod replicas;
+
 use std::sync::{Barrier, Mutex};
-use std::time::Duration;
 
 use actorflow::train::optimizer::{Adagrad, Adam, Arg, GradientDescent, Momentum, Slot, UpdateRule};
-use actorflow::train::parallel::{Model, Replica, ReplicaOptions, Strategy};
-use actorflow::{Code, DType, Graph, GraphVariables, Optimizer, Output, Result, Session, SessionOptions, Tensor, nn};
-
-fn devices(n: usize) -> Session {
-    let options = SessionOptions {
-        devices: n,
-        ..SessionOptions::with_threads(2)
-    };
-    Session::with_options(&Graph::new(), options).unwrap()
-}
-
-fn options(strategy: Strategy, replica: usize, replicas: usize, ps: usize) -> ReplicaOptions {
-    let mut o = ReplicaOptions::new(strategy, replica, replicas);
-    o.ps = (0..ps).map(|i| format!("/cpu:{i}")).collect();
-    o.worker = format!("/cpu:{}", ps + replica);
-    o.workers = (0..replicas).map(|i| format!("/cpu:{}", ps + i)).collect();
-    o.deadline = Duration::from_secs(30);
-    o
-}
+use actorflow::train::parallel::{Model, Replica, Strategy};
+use actorflow::{Code, DType, Graph, GraphVariables, Optimizer, Output, Result, Tensor, nn};
+use replicas::{devices, options};
 
 const ROWS: usize = 12;
 

@@ -68,29 +68,42 @@ fn measure(nps: usize, nw: usize, case: &str, m: &Settings) -> Result<Vec<Vec<f6
     workers.iter_mut().map(rates).collect()
 }
 
-/// The rows of a case that trains.
-fn train_rows(case: &str, sync: bool, m: &Settings, out: &mut Report) -> Result<()> {
+/// Measures a case with every number of servers and workers; `rows` gets what was measured in words, the number of workers
+/// and their calls a second, added up.
+fn each_size(
+    case: &str,
+    m: &Settings,
+    out: &mut Report,
+    rows: impl Fn(&mut Report, &str, &str, usize, Vec<f64>),
+) -> Result<()> {
     let bench = format!("ps_{case}");
+    if !out.wants(&bench) {
+        return Ok(());
+    }
     for (nps, nw) in SIZES {
-        if !out.wants(&bench) {
-            continue;
-        }
         let at = format!("{nps} ps, {nw} worker(s)");
         let per = measure(nps, nw, case, m).map_err(|e| e.context(format!("{bench}, {at}")))?;
         let windows = per.iter().map(Vec::len).min().unwrap_or(0);
+        let total = (0..windows).map(|k| per.iter().map(|w| w[k]).sum()).collect();
+        rows(out, &bench, &at, nw, total);
+    }
+    Ok(())
+}
+
+/// The rows of a case that trains.
+fn train_rows(case: &str, sync: bool, m: &Settings, out: &mut Report) -> Result<()> {
+    each_size(case, m, out, |out, bench, at, nw, total| {
         // A global step takes the gradients of all workers if they wait for each other.
         let (workers, note) = if sync {
             (nw, format!("{at}; strategy sync"))
         } else {
-            (1, at.clone())
+            (1, at.to_owned())
         };
-        let total = |k: usize| per.iter().map(|w| w[k]).sum::<f64>() / workers as f64;
-        let steps: Vec<f64> = (0..windows).map(total).collect();
-        out.row(&bench, 2, &steps, "global steps/s", &note);
+        let steps: Vec<f64> = total.iter().map(|t| t / workers as f64).collect();
+        out.row(bench, 2, &steps, "global steps/s", &note);
         let examples: Vec<f64> = steps.iter().map(|s| s * (train::BATCH * workers) as f64).collect();
-        out.row(&bench, 2, &examples, "examples/s", &at);
-    }
-    Ok(())
+        out.row(bench, 2, &examples, "examples/s", at);
+    })
 }
 
 /// Measures everything of this subject.
@@ -99,23 +112,15 @@ fn train_rows(case: &str, sync: bool, m: &Settings, out: &mut Report) -> Result<
 /// If a task cannot be started or fails.
 pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
     for case in CASES {
-        let bench = format!("ps_{case}");
-        for (nps, nw) in SIZES {
-            if !out.wants(&bench) {
-                continue;
-            }
-            let at = format!("{nps} ps, {nw} worker(s)");
-            let per = measure(nps, nw, case, m).map_err(|e| e.context(format!("{bench}, {at}")))?;
-            let windows = per.iter().map(Vec::len).min().unwrap_or(0);
-            let total: Vec<f64> = (0..windows).map(|k| per.iter().map(|w| w[k]).sum()).collect();
-            out.row(&bench, 2, &total, "steps/s", &format!("{at}; summed over workers"));
+        each_size(case, m, out, |out, bench, at, nw, total| {
+            out.row(bench, 2, &total, "steps/s", &format!("{at}; summed over workers"));
             let each: Vec<f64> = total.iter().map(|t| 1e6 * nw as f64 / t).collect();
-            out.row(&bench, 2, &each, "us/step", &format!("{at}; mean per worker"));
+            out.row(bench, 2, &each, "us/step", &format!("{at}; mean per worker"));
             if let Some(mib) = case.strip_prefix("dense_").and_then(|n| n.parse::<f64>().ok()) {
                 let bytes: Vec<f64> = total.iter().map(|t| t * mib * f64::from(1 << 20) / 1e9).collect();
-                out.row(&bench, 2, &bytes, "GB/s", &format!("{at}; summed over workers"));
+                out.row(bench, 2, &bytes, "GB/s", &format!("{at}; summed over workers"));
             }
-        }
+        })?;
     }
     for (case, sync) in train::CASES {
         train_rows(case, sync, m, out)?;

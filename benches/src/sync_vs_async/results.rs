@@ -88,6 +88,13 @@ impl Results {
         }
     }
 
+    /// The most workers of a measured run, and the most parameter servers.
+    pub(super) fn largest(&self) -> Option<(usize, usize)> {
+        let measured = self.rows.iter().filter(|row| row.is_measured());
+        let workers = measured.map(|row| row.workers).max()?;
+        Some((workers, self.server_counts().into_iter().max().unwrap_or(0)))
+    }
+
     /// Whether something went wrong on purpose in some runs.
     pub(super) fn is_injected(&self) -> bool {
         !self.injection.is_empty()

@@ -19,6 +19,18 @@ struct Strip<'a> {
     text: String,
 }
 
+impl<'a> Strip<'a> {
+    /// The strip of a run, in its strategy's colour.
+    fn of(r: &Results, row: &Row, label: &'a str, value: f64, text: fn(f64) -> String) -> Strip<'a> {
+        Strip {
+            label,
+            colour: r.styles.get(&row.strategy).colour,
+            value,
+            text: text(value),
+        }
+    }
+}
+
 fn strips(c: &mut Canvas, top: f64, strips: &[Strip<'_>], axis: &Axis) {
     let (left, right, row) = (MARGIN + 190.0, WIDTH - MARGIN - 60.0, 24.0);
     let x = |v: f64| left + (right - left) * (v / axis.range.1).clamp(0.0, 1.0);
@@ -80,12 +92,7 @@ pub(super) fn others(r: &Results) -> Option<Picture> {
     let all: Vec<Strip<'_>> = rows
         .iter()
         .zip(&labels)
-        .map(|((row, share), label)| Strip {
-            label,
-            colour: r.styles.get(&row.strategy).colour,
-            value: *share,
-            text: percent(*share),
-        })
+        .map(|((row, share), label)| Strip::of(r, row, label, *share, percent))
         .collect();
     let title = format!("What the other workers keep of their rate: {}", r.injection);
     let (mut c, top) = begin("others", WIDTH, height(&all), &title, &Vec::new());
@@ -110,12 +117,7 @@ pub(super) fn waiting(r: &Results) -> Option<Picture> {
     let all: Vec<Strip<'_>> = rows
         .iter()
         .zip(&labels)
-        .map(|(row, label)| Strip {
-            label,
-            colour: r.styles.get(&row.strategy).colour,
-            value: row.waiting,
-            text: percent(row.waiting),
-        })
+        .map(|(row, label)| Strip::of(r, row, label, row.waiting, percent))
         .collect();
     if all.is_empty() {
         return None;
@@ -141,12 +143,7 @@ pub(super) fn rates(r: &Results, rows: &[&Row], title: &str) -> String {
     let all: Vec<Strip<'_>> = rows
         .iter()
         .zip(&labels)
-        .map(|(row, label)| Strip {
-            label,
-            colour: r.styles.get(&row.strategy).colour,
-            value: row.examples_per_second,
-            text: short(row.examples_per_second),
-        })
+        .map(|(row, label)| Strip::of(r, row, label, row.examples_per_second, short))
         .collect();
     let most = all.iter().map(|s| s.value).fold(0.0, f64::max);
     let (mut c, top) = begin("throughput", WIDTH, height(&all), title, &Vec::new());
@@ -180,13 +177,7 @@ fn usual(counts: &[u64]) -> usize {
 
 /// How old the values were from which gradients were computed that count.
 pub(super) fn staleness(r: &Results) -> Option<Picture> {
-    let most = r
-        .rows
-        .iter()
-        .filter(|row| row.is_measured())
-        .map(|row| row.workers)
-        .max()?;
-    let ps = r.server_counts().into_iter().max().unwrap_or(0);
+    let (most, ps) = r.largest()?;
     let at = |name: &str, measured: bool| {
         let same = |row: &&Row| {
             row.strategy == name

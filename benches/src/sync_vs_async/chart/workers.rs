@@ -68,13 +68,7 @@ fn lanes(c: &mut Canvas, row: &Row, colour: &str, (x0, y0): (f64, f64), width: f
 
 /// A few steps of every strategy with the most workers.
 pub(super) fn timeline(r: &Results) -> Option<Picture> {
-    let most = r
-        .rows
-        .iter()
-        .filter(|row| row.is_measured())
-        .map(|row| row.workers)
-        .max()?;
-    let ps = r.server_counts().into_iter().max().unwrap_or(0);
+    let (most, ps) = r.largest()?;
     let shown = |row: &&Row| {
         row.is_measured()
             && row.workers == most
