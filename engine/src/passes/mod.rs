@@ -9,6 +9,7 @@ mod cse;
 mod fold;
 mod fuse_descent;
 mod fuse_elementwise;
+mod fuse_pool_grad;
 mod fuse_product;
 mod gates;
 pub mod ir;
@@ -60,6 +61,8 @@ passes! {
     open_gates;
     /// Runs a product of matrices or a convolution with the bias and the `Relu` that follow as one node.
     product_fusion;
+    /// Runs the gradient of a max pool and that of the `Relu` before it as one node.
+    pool_fusion;
     /// Adds a gradient that is a product of matrices to its variable without storing it.
     descent_fusion;
     /// Runs chains and trees of element-wise operations as one node.
@@ -132,6 +135,9 @@ pub(crate) fn optimize(ir: &mut ir::Ir, passes: Passes, resources: &Arc<Resource
     }
     if passes.product_fusion {
         fuse_product::run(ir)?;
+    }
+    if passes.pool_fusion {
+        fuse_pool_grad::run(ir)?;
     }
     if passes.descent_fusion {
         fuse_descent::run(ir)?;

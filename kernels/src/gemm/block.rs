@@ -61,6 +61,9 @@ const TURN_COLS: usize = 64;
 /// Rows of that buffer: the tallest tile, rounded up to whole blocks of lanes.
 const TURN_ROWS: usize = 16;
 
+/// Panels of A that are packed at a time: whole cache lines side by side, and room in the second-level cache beside B.
+const A_PANELS: usize = 2;
+
 /// Computes rows `rows` and columns `cols` of the product.
 ///
 /// # Safety
@@ -76,9 +79,11 @@ pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<u
         0
     };
     let t_len = if p.turned { TURN_COLS * TURN_ROWS } else { 0 };
-    scratch::with(b_len + t_len, |buffer: *mut S::T| {
+    let a_len = if plan.pack_a { A_PANELS * panel * kc } else { 0 };
+    scratch::with(b_len + t_len + a_len, |buffer: *mut S::T| {
         let b_buffer = buffer;
         let turn = buffer.wrapping_add(b_len);
+        let a_buffer = turn.wrapping_add(t_len);
         let mut k0 = 0;
         loop {
             let depth = kc.min(p.k - k0);
@@ -122,8 +127,14 @@ pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<u
                     last,
                     turn,
                 };
-                // SAFETY: `inner` describes blocks of the operands or their copies.
-                unsafe { inner.run::<S>(p, plan) };
+                // SAFETY: `inner` describes blocks of the operands or their copies; the buffer was sized for them.
+                unsafe {
+                    if plan.pack_a {
+                        inner.run_packed::<S>(p, plan, a_buffer);
+                    } else {
+                        inner.run::<S>(p, plan);
+                    }
+                }
             }
             k0 += depth;
             if k0 >= p.k {
@@ -157,6 +168,14 @@ pub(super) unsafe fn chain<S: Isa>(sum: &Linked<'_, S::T>, plan: &Plan) {
     unsafe { inner.run::<S>(p, plan) };
 }
 
+/// Cuts `rows`, at least one, into strips of at most `most`, all nearly as high: where each begins, and its height.
+fn strips(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = rows.div_ceil(most);
+    // The first `more` have one row more.
+    let (base, more) = (rows / count, rows % count);
+    (0..count).map(move |t| (t * base + t.min(more), base + usize::from(t < more)))
+}
+
 /// The operands of the two loops over tiles.
 struct Inner<'a, T> {
     links: &'a [Link],
@@ -179,21 +198,54 @@ impl<T: Real> Inner<'_, T> {
     /// # Safety
     /// As for [`block`], with `self`'s operands valid for its extents.
     unsafe fn run<S: Isa<T = T>>(&self, p: &Product<T>, plan: &Plan) {
-        let tiles = self.height.div_ceil(S::MAX_ROWS.min(plan.rows));
-        // Tiles of nearly equal height: the first `more` have one row more.
-        let (base, more) = (self.height / tiles, self.height % tiles);
-        for t in 0..tiles {
-            let (i, height) = (t * base + t.min(more), base + usize::from(t < more));
+        for (i, height) in strips(self.height, S::MAX_ROWS.min(plan.rows)) {
+            let a = (self.a.wrapping_add(i * p.a_row), p.a_row, p.a_col);
             // SAFETY: the caller's promise is the same.
-            unsafe { self.strip::<S>(p, plan, i, height) };
+            unsafe { self.strip::<S>(p, plan, a, i, height) };
         }
     }
 
-    /// The tiles of rows `i..i + height` of this block.
+    /// As [`run`](Self::run), through copies of the rows of A, which are adjacent (`a_row == 1`): a few panels at a time.
+    ///
+    /// # Safety
+    /// As for [`Inner::run`], with room for [`A_PANELS`] panels in `buffer`.
+    unsafe fn run_packed<S: Isa<T = T>>(&self, p: &Product<T>, plan: &Plan, buffer: *mut T) {
+        let panel = 2 * S::LANES;
+        for first in (0..self.height).step_by(A_PANELS * panel) {
+            let height = (self.height - first).min(A_PANELS * panel);
+            let panels = Panels {
+                src: self.a.wrapping_add(first),
+                row: p.a_col,
+                col: 1,
+                depth: self.depth,
+                width: height,
+                dst: buffer,
+            };
+            // SAFETY: rows `first..first + height` lie in A, and the buffer has room for their panels.
+            unsafe { S::pack_rows(&panels) };
+            for at in (0..height).step_by(panel) {
+                for (i, height) in strips((height - at).min(panel), S::MAX_ROWS) {
+                    let a = (buffer.wrapping_add(at * self.depth + i).cast_const(), 1, panel);
+                    // SAFETY: the caller's promise is the same, and the copies are those of the strip's rows.
+                    unsafe { self.strip::<S>(p, plan, a, first + at + i, height) };
+                }
+            }
+        }
+    }
+
+    /// The tiles of rows `i..i + height` of this block, whose rows of A, or copies of them, are at `a` with the distances
+    /// of rows and of columns given there.
     ///
     /// # Safety
     /// As for [`Inner::run`], `height` no more than a kernel's.
-    unsafe fn strip<S: Isa<T = T>>(&self, p: &Product<T>, plan: &Plan, i: usize, height: usize) {
+    unsafe fn strip<S: Isa<T = T>>(
+        &self,
+        p: &Product<T>,
+        plan: &Plan,
+        (a, a_row, a_col): (*const T, usize, usize),
+        i: usize,
+        height: usize,
+    ) {
         let l = S::LANES;
         let row = self.i0 + i;
         let b_row = if self.packed { 2 * l } else { p.b_row };
@@ -207,9 +259,9 @@ impl<T: Real> Inner<'_, T> {
         let mut strip = Strip {
             panels: 0,
             links: self.links,
-            a: self.a.wrapping_add(i * p.a_row),
-            a_row: p.a_row,
-            a_col: p.a_col,
+            a,
+            a_row,
+            a_col,
             b: self.b,
             b_row,
             b_panel: 0,

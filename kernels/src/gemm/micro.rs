@@ -90,6 +90,12 @@ unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<'_, S::
         let (mut panel, mut c, mut bias) = (t.b, t.c, t.bias);
         for left in (0..t.panels).rev() {
             let mask = S::mask(if left == 0 { t.tail } else { l });
+            // The tile of C is wanted at the end; asked for only then, it would be waited for.
+            for i in 0..ROWS {
+                for v in 0..VECS {
+                    S::prefetch_write(c.wrapping_add(i * t.c_row + v * l));
+                }
+            }
             let mut acc = [[S::splat(S::T::ZERO); VECS]; ROWS];
             for link in t.links {
                 // One pointer per three rows: x86 addressing reaches base, base + s and base + 2 s.

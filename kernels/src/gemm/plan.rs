@@ -1,28 +1,29 @@
 //! Choosing how to compute a product: orientation, packing, blocking, and the split over threads.
 //!
-//! The constants were measured with `examples/gemm_bench.rs` on a Zen 5 core (48 KiB first-level and 1 MiB second-level
-//! cache, AVX-512), in `f32`; sizes are kept in bytes so that they serve `f64` too. They steer speed only: the chain of
+//! The constants were measured with `examples/gemm_bench.rs` on Zen 5 and Zen 4 cores (48 and 32 KiB of first-level, 1 MiB
+//! of second-level cache, AVX-512), in `f32`; sizes are kept in bytes so that they serve `f64` too. They steer speed only: the chain of
 //! additions behind an element of C depends on [`DEPTH`] and on nothing else here.
 #![forbid(unsafe_code)]
 
 use super::block::Product;
 use std::ops::Range;
 
-/// Bytes of a row of A that one pass takes: 512 `f32`.
+/// Bytes of a row of A that one pass takes: 1024 `f32`.
 ///
-/// A tile's rows of A (24 KiB) stay in the first-level cache while B streams by. 200 to 320 `f32` lost 2 to 4 %, since C
-/// is read and written once a pass, and 784 in one pass lost 1 to 2 % against two of 392.
-const DEPTH: usize = 2048;
+/// C is read and written once a pass, and its lines come from memory in large products: on a Zen 4 core half of this
+/// lost 2 % for squares of 1024 and more, a quarter 4 %, and twice as much won nothing.
+const DEPTH: usize = 4096;
 
-/// Bytes of a row of B that one block takes: 256 `f32`.
+/// Bytes of a row of B that one block takes: 512 `f32`.
 ///
-/// With [`DEPTH`] a block of B takes at most half of the second-level cache. 192 to 384 were alike within 1 %; 512 lost
-/// 2 %.
-const WIDTH: usize = 1024;
+/// A strip of A is read once a block. Half of this lost 1 to 5 % where the rows of A compete for a set of the cache;
+/// that a block of B (2 MiB at most) streams from the third-level cache cost nothing, thanks to the prefetches.
+const WIDTH: usize = 2048;
 
-/// Steps of the inner dimension between a prefetch of B and its use. 0, 2 and 4 were alike, 8 and more lost up to 4 %
-/// where the inner dimension is short.
-const AHEAD: usize = 2;
+/// Steps of the inner dimension between a prefetch of B and its use. Operands that other work has driven out of the
+/// second-level cache want it far: on a Zen 4 core 16 steps gave 5 to 30 % more than 2 for products of 32 to 128 rows
+/// with weights of 1.5 to 6 MiB; 8 gave less, 32 no more, and operands that stay in the cache did not notice.
+const AHEAD: usize = 16;
 
 /// Bytes between rows of B at which they compete for the same few sets of every cache, so that B is better packed.
 const PAGE: usize = 4096;
@@ -65,6 +66,8 @@ pub(super) struct Plan {
     pub(super) nc: usize,
     /// Whether B is packed into panels; needed unless its columns are adjacent.
     pub(super) pack_b: bool,
+    /// Whether A, whose rows are adjacent, is copied into panels.
+    pub(super) pack_a: bool,
     /// How many steps ahead of its use B is prefetched.
     pub(super) ahead: usize,
     /// Rows of a tile at most. Rows of A a page apart are all in one set of the first-level cache, and more of them than
@@ -101,6 +104,9 @@ pub(super) fn layout<T>(p: &Product<T>, lanes: usize) -> Plan {
         kc: p.k.div_ceil(passes).max(1).next_multiple_of(8),
         nc: (WIDTH / size).next_multiple_of(2 * lanes),
         pack_b: p.b_col != 1 || (rows_collide && often),
+        // A step of the inner dimension takes one line of such an A, far from the next one. Copies are read as one stream
+        // for every panel of B: 2 to 7 % more where there are panels and steps enough, else nothing or a loss.
+        pack_a: p.m >= 12 && p.a_row == 1 && p.a_col != 1 && p.n * size >= 512 && p.k * size >= 1024,
         ahead: AHEAD,
         rows: if p.a_row.wrapping_mul(size).is_multiple_of(PAGE) {
             super::simd::first_level_ways().max(4)

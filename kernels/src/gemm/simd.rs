@@ -73,6 +73,8 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn relu(a: Self::V) -> Self::V;
     /// Asks for the cache line at `ptr` to be read soon; `ptr` may be any address.
     unsafe fn prefetch(ptr: *const Self::T);
+    /// Asks for the cache line at `ptr` to be owned soon, for it will be written; `ptr` may be any address.
+    unsafe fn prefetch_write(ptr: *const Self::T);
     /// `dst[j * dst_stride + i] = src[i * src_stride + j]` for `i` in `0..rows` and `j` in `0..cols`, both at most
     /// `LANES`, and zero for `i` in `rows..LANES`; no overlap. With `FULL` both extents are taken to be `LANES`.
     unsafe fn transpose<const FULL: bool>(
@@ -158,6 +160,9 @@ impl<T: Real, const L: usize> Simd for Portable<T, L> {
 
     #[inline(always)]
     unsafe fn prefetch(_: *const T) {}
+
+    #[inline(always)]
+    unsafe fn prefetch_write(_: *const T) {}
 
     #[inline(always)]
     unsafe fn transpose<const FULL: bool>(

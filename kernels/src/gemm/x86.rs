@@ -95,6 +95,12 @@ macro_rules! common {
             // SAFETY: a prefetch of any address is harmless.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr.cast()) }
         }
+
+        #[inline(always)]
+        unsafe fn prefetch_write(ptr: *const $t) {
+            // SAFETY: a prefetch of any address is harmless.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(ptr.cast()) }
+        }
     };
 }
 

@@ -66,6 +66,12 @@ impl<T: Number> Convolution<'_, T> {
         self.output[..3].iter().product()
     }
 
+    /// Whether the parts write every output.
+    pub(super) fn is_covered(&self) -> bool {
+        let outputs = |p: &Part<'_, T>| p.views.iter().map(|v| v.count).product::<usize>();
+        self.parts.iter().map(outputs).sum::<usize>() >= self.output[1..4].iter().product()
+    }
+
     /// Computes all outputs.
     ///
     /// # Errors
@@ -96,12 +102,7 @@ impl<T: Number> Convolution<'_, T> {
                 }
             })
             .collect();
-        let covered: usize = self
-            .parts
-            .iter()
-            .map(|p| p.views.iter().map(|v| v.count).product::<usize>())
-            .sum();
-        let zeros = covered < oz * oy * ox;
+        let zeros = !self.is_covered();
         let per = self.tile(device, &pieces);
         let failure = Failure::default();
         spread::chunks(device.parallel(), out, per * ox * channels, |i, out| {

@@ -117,14 +117,10 @@ impl<T: Number> Convolution<'_, T> {
                 (p, [Seen::of(z, false), Seen::of(y, false), Seen::of(x, whole)])
             })
             .collect();
-        let covered: usize = self
-            .parts
-            .iter()
-            .map(|p| p.views.iter().map(|v| v.count).product::<usize>())
-            .sum();
+        let covered = self.is_covered();
         let failure = Failure::default();
         spread::chunks(device.parallel(), out, per * size, |i, out| {
-            if covered < oz * oy * ox {
+            if !covered {
                 out.fill(T::ZERO);
             }
             let images = i * per..((i + 1) * per).min(batch);

@@ -17,10 +17,6 @@ use crate::wide::Work;
 /// Channels that are computed at a time.
 const LANES: usize = 16;
 
-/// Channels whose places are found at a time: few enough for the first-level cache, and a number that the compiler does
-/// not see, so that it makes vectors of the loops instead of unrolling them.
-const BLOCK: usize = 128;
-
 /// Comparisons that are worth handing to another worker.
 const GRAIN: usize = 1 << 17;
 
@@ -103,58 +99,81 @@ pub(super) fn largest<T: Number>(par: &dyn Parallel, e: &Extents, x: &[T], out: 
     });
 }
 
-/// The pixels at which the windows of a line have their largest elements, the first ones of equals; a NaN that comes
-/// first counts as largest.
-struct Places<'a, T> {
+/// The windows of a line of outputs in an image.
+struct Line<'a, T> {
     x: &'a [T],
+    /// The lines that the windows take.
     lines: &'a [usize],
     axis: Axis,
     channels: usize,
+}
+
+impl<T: Number> Line<'_, T> {
+    /// The pixels of window `o`, in order.
+    #[inline(always)]
+    fn pixels(&self, o: usize, pixels: &mut Vec<u32>) {
+        pixels.clear();
+        for l in self.lines {
+            let reach = self.axis.reach(o);
+            let at = (l * self.axis.input) as u32;
+            pixels.extend(reach.map(|i| at + i as u32));
+        }
+    }
+
+    /// The largest elements over some pixels, at least one, of the channels from `at` on, and the pixels that they are
+    /// at: the first ones of equals; a NaN that comes first counts as largest.
+    ///
+    /// So many channels at a time that all is done in registers.
+    #[inline(always)]
+    fn peaks(&self, pixels: &[u32], at: usize) -> ([T; LANES], [u32; LANES]) {
+        let mut values = [T::ZERO; LANES];
+        values.copy_from_slice(&self.x[pixels[0] as usize * self.channels + at..][..LANES]);
+        let mut places = [pixels[0]; LANES];
+        for pixel in &pixels[1..] {
+            let mut x = [T::ZERO; LANES];
+            x.copy_from_slice(&self.x[*pixel as usize * self.channels + at..][..LANES]);
+            for i in 0..LANES {
+                let more = x[i] > values[i];
+                values[i] = if more { x[i] } else { values[i] };
+                places[i] = if more { *pixel } else { places[i] };
+            }
+        }
+        (values, places)
+    }
+
+    /// As [`peaks`](Self::peaks), of one channel.
+    #[inline(always)]
+    fn peak(&self, pixels: &[u32], at: usize) -> (T, u32) {
+        let of = |pixel: u32| (self.x[pixel as usize * self.channels + at], pixel);
+        let more = |a: (T, u32), b: (T, u32)| if b.0 > a.0 { b } else { a };
+        pixels[1..].iter().map(|p| of(*p)).fold(of(pixels[0]), more)
+    }
+}
+
+/// The pixels at which the windows of a line have their largest elements.
+struct Places<'a, T> {
+    line: Line<'a, T>,
     out: &'a mut [u32],
 }
 
 impl<T: Number> Work for Places<'_, T> {
     type Out = ();
     #[inline(always)]
-    fn run<M: Madd>(mut self) {
-        let (c, width) = (self.channels, self.axis.input);
-        let mut values = [T::LEAST; BLOCK];
-        let all = std::mem::take(&mut self.out);
-        for (o, out) in all.chunks_exact_mut(c).enumerate() {
-            let reach = self.axis.reach(o);
-            let first = self
-                .lines
-                .first()
-                .filter(|_| !reach.is_empty())
-                .map(|l| l * width + reach.start);
-            let Some(first) = first else {
+    fn run<M: Madd>(self) {
+        let mut pixels = Vec::new();
+        for (o, out) in self.out.chunks_exact_mut(self.line.channels).enumerate() {
+            self.line.pixels(o, &mut pixels);
+            if pixels.is_empty() {
                 out.fill(NONE);
                 continue;
-            };
-            for (i, out) in out.chunks_mut(BLOCK).enumerate() {
-                let values = &mut values[..out.len()];
-                self.block(first, i * BLOCK, reach.clone(), values, out);
             }
-        }
-    }
-}
-
-impl<T: Number> Places<'_, T> {
-    /// The places of some channels from `at` on, of the window that begins at pixel `first`.
-    #[inline(always)]
-    fn block(&self, first: usize, at: usize, reach: Range<usize>, values: &mut [T], out: &mut [u32]) {
-        let (c, width, n) = (self.channels, self.axis.input, out.len());
-        values.copy_from_slice(&self.x[first * c + at..][..n]);
-        out.fill(first as u32);
-        for l in self.lines {
-            for i in reach.clone() {
-                let pixel = l * width + i;
-                let x = &self.x[pixel * c + at..][..n];
-                for ((v, o), x) in values.iter_mut().zip(out.iter_mut()).zip(x) {
-                    let more = *x > *v;
-                    *v = if more { *x } else { *v };
-                    *o = if more { pixel as u32 } else { *o };
-                }
+            let (blocks, rest) = out.as_chunks_mut::<LANES>();
+            let wide = blocks.len() * LANES;
+            for (b, out) in blocks.iter_mut().enumerate() {
+                *out = self.line.peaks(&pixels, b * LANES).1;
+            }
+            for (i, out) in rest.iter_mut().enumerate() {
+                *out = self.line.peak(&pixels, wide + i).1;
             }
         }
     }
@@ -162,46 +181,57 @@ impl<T: Number> Places<'_, T> {
 
 /// The gradient of a line of windows that share no pixel: each pixel gets its window's gradient or nothing.
 struct Apart<'a, T> {
-    x: &'a [T],
+    line: Line<'a, T>,
     dy: &'a [T],
-    lines: &'a [usize],
-    axis: Axis,
-    channels: usize,
+    /// Whether the image came out of a `Relu` whose gradient is taken too.
+    rectified: bool,
     /// The gradient of the whole image; pixels outside of all windows are left as they are.
     dx: &'a mut [T],
+}
+
+impl<T: Number> Apart<'_, T> {
+    /// What an output's gradient `dy` becomes at the element that it came from, which is `x`.
+    #[inline(always)]
+    fn share(&self, dy: T, x: T) -> T {
+        let d = T::ZERO.plus(dy);
+        if self.rectified { d.where_positive(x) } else { d }
+    }
 }
 
 impl<T: Number> Work for Apart<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<M: Madd>(self) {
-        let c = self.channels;
-        let windows = Places {
-            x: self.x,
-            lines: self.lines,
-            axis: self.axis,
-            channels: c,
-            out: &mut [],
-        };
-        let (mut values, mut places) = ([T::LEAST; BLOCK], [NONE; BLOCK]);
+        let c = self.line.channels;
+        let mut pixels = Vec::new();
         for (o, dy) in self.dy.chunks_exact(c).enumerate() {
-            let reach = self.axis.reach(o);
-            let Some(line) = self.lines.first().filter(|_| !reach.is_empty()) else {
+            self.line.pixels(o, &mut pixels);
+            if pixels.is_empty() {
                 continue;
-            };
-            let first = line * self.axis.input + reach.start;
-            for (b, dy) in dy.chunks(BLOCK).enumerate() {
-                let (at, n) = (b * BLOCK, dy.len());
-                let places = &mut places[..n];
-                windows.block(first, at, reach.clone(), &mut values[..n], places);
-                for l in self.lines {
-                    for i in reach.clone() {
-                        let pixel = l * self.axis.input + i;
-                        let dx = &mut self.dx[pixel * c + at..][..n];
-                        for ((x, d), p) in dx.iter_mut().zip(dy).zip(&*places) {
-                            *x = T::ZERO.plus(if *p == pixel as u32 { *d } else { T::ZERO });
-                        }
+            }
+            let (blocks, rest) = dy.as_chunks::<LANES>();
+            for (b, dy) in blocks.iter().enumerate() {
+                let at = b * LANES;
+                let (values, places) = self.line.peaks(&pixels, at);
+                let shares: [T; LANES] = std::array::from_fn(|i| self.share(dy[i], values[i]));
+                for pixel in &pixels {
+                    let mut out = [T::ZERO; LANES];
+                    for i in 0..LANES {
+                        out[i] = if places[i] == *pixel { shares[i] } else { T::ZERO };
                     }
+                    self.dx[*pixel as usize * c + at..][..LANES].copy_from_slice(&out);
+                }
+            }
+            let wide = blocks.len() * LANES;
+            for (i, dy) in rest.iter().enumerate() {
+                let (value, place) = self.line.peak(&pixels, wide + i);
+                for pixel in &pixels {
+                    let d = if place == *pixel {
+                        self.share(*dy, value)
+                    } else {
+                        T::ZERO
+                    };
+                    self.dx[*pixel as usize * c + wide + i] = d;
                 }
             }
         }
@@ -209,8 +239,15 @@ impl<T: Number> Work for Apart<'_, T> {
 }
 
 /// The gradient of pools whose windows share no pixel ([`Extents::is_apart`]), in one pass; the same as [`places`] and
-/// [`scatter`] give.
-pub(super) fn spread_back<T: Number>(par: &dyn Parallel, e: &Extents, x: &[T], dy: &[T], dx: &mut [T]) {
+/// [`scatter`] give, and (`rectified`) [`rectify`] after them.
+pub(super) fn spread_back<T: Number>(
+    par: &dyn Parallel,
+    e: &Extents,
+    x: &[T],
+    dy: &[T],
+    rectified: bool,
+    dx: &mut [T],
+) {
     let (size, line) = (e.lines_in() * e.line_in(), e.line_out());
     let (per, covered) = (spread::rows_of(size), e.is_covered());
     spread::chunks(par, dx, per * size, |i, dx| {
@@ -224,11 +261,14 @@ pub(super) fn spread_back<T: Number>(par: &dyn Parallel, e: &Extents, x: &[T], d
                 lines.clear();
                 lines.extend(e.taken(o));
                 T::run(Apart {
-                    x: &x[image * size..][..size],
+                    line: Line {
+                        x: &x[image * size..][..size],
+                        lines: &lines,
+                        axis: e.axes[2],
+                        channels: e.channels,
+                    },
                     dy: &dy[(image * e.lines_out() + o) * line..][..line],
-                    lines: &lines,
-                    axis: e.axes[2],
-                    channels: e.channels,
+                    rectified,
                     dx: &mut *dx,
                 });
             }
@@ -236,13 +276,19 @@ pub(super) fn spread_back<T: Number>(par: &dyn Parallel, e: &Extents, x: &[T], d
     });
 }
 
+/// The gradient of the `Relu` that `x` came out of, in place.
+pub(super) fn rectify<T: Number>(par: &dyn Parallel, x: &[T], dx: &mut [T]) {
+    spread::chunks(par, dx, spread::GRAIN, |i, dx| {
+        for (d, x) in dx.iter_mut().zip(&x[i * spread::GRAIN..]) {
+            *d = d.where_positive(*x);
+        }
+    });
+}
+
 /// The first pixels of the windows of a line that equal the outputs.
 struct Equal<'a, T> {
-    x: &'a [T],
+    line: Line<'a, T>,
     y: &'a [T],
-    lines: &'a [usize],
-    axis: Axis,
-    channels: usize,
     out: &'a mut [u32],
 }
 
@@ -250,15 +296,14 @@ impl<T: Number> Work for Equal<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<M: Madd>(self) {
-        let (c, width) = (self.channels, self.axis.input);
+        let c = self.line.channels;
+        let mut pixels = Vec::new();
         for ((o, out), y) in self.out.chunks_exact_mut(c).enumerate().zip(self.y.chunks_exact(c)) {
             out.fill(NONE);
-            for l in self.lines {
-                for i in self.axis.reach(o) {
-                    let pixel = l * width + i;
-                    for ((o, y), x) in out.iter_mut().zip(y).zip(&self.x[pixel * c..]) {
-                        *o = if *o == NONE && *x == *y { pixel as u32 } else { *o };
-                    }
+            self.line.pixels(o, &mut pixels);
+            for pixel in &pixels {
+                for ((o, y), x) in out.iter_mut().zip(y).zip(&self.line.x[*pixel as usize * c..]) {
+                    *o = if *o == NONE && *x == *y { *pixel } else { *o };
                 }
             }
         }
@@ -276,22 +321,17 @@ pub(super) fn places<T: Number>(par: &dyn Parallel, e: &Extents, x: &[T], y: Opt
             let at = i * per + j;
             lines.clear();
             lines.extend(e.taken(at % e.lines_out()));
-            let x = &x[at / e.lines_out() * image..][..image];
-            let (axis, channels) = (e.axes[2], e.channels);
+            let windows = Line {
+                x: &x[at / e.lines_out() * image..][..image],
+                lines: &lines,
+                axis: e.axes[2],
+                channels: e.channels,
+            };
             match y {
-                None => T::run(Places {
-                    x,
-                    lines: &lines,
-                    axis,
-                    channels,
-                    out,
-                }),
+                None => T::run(Places { line: windows, out }),
                 Some(y) => T::run(Equal {
-                    x,
+                    line: windows,
                     y: &y[at * line..][..line],
-                    lines: &lines,
-                    axis,
-                    channels,
                     out,
                 }),
             }
@@ -475,10 +515,16 @@ mod tests {
                     .collect();
                 let mut at = vec![0u32; dy.len()];
                 places(&Serial, &e, &x, None, &mut at);
-                let (mut two, mut one) = (vec![9f32; n], vec![9f32; n]);
-                scatter(&Serial, &e, &at, &dy, &mut two);
-                spread_back(&Serial, &e, &x, &dy, &mut one);
-                assert_eq!(one, two, "{e:?}");
+                for rectified in [false, true] {
+                    let (mut two, mut one) = (vec![9f32; n], vec![9f32; n]);
+                    scatter(&Serial, &e, &at, &dy, &mut two);
+                    if rectified {
+                        rectify(&Serial, &x, &mut two);
+                    }
+                    spread_back(&Serial, &e, &x, &dy, rectified, &mut one);
+                    let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                    assert_eq!(bits(one), bits(two), "{e:?}");
+                }
             }
         }
     }

@@ -23,7 +23,9 @@ pub(super) enum What {
     Largest,
     /// Their gradient, from input, output and the output's gradient.
     Gradient,
-    /// The gradient of that, from input, output and what is like the input.
+    /// Their gradient, and after it that of the `Relu` which the input came out of.
+    RectifiedGradient,
+    /// The gradient of the gradient, from input, output and what is like the input.
     Second,
     /// The means.
     Mean,
@@ -37,7 +39,7 @@ impl What {
         match self {
             What::Largest | What::Mean => 1,
             What::MeanGradient => 2,
-            What::Gradient | What::Second => 3,
+            What::Gradient | What::RectifiedGradient | What::Second => 3,
         }
     }
 
@@ -110,12 +112,13 @@ impl<T: Item> Pool<T> {
         e.check_output(w, "orig_output", y.shape())?;
         e.check_output(w, "a gradient", dy.shape())?;
         let device = &*cx.step().device;
+        let rectified = self.what == What::RectifiedGradient;
         let (x, dy) = (taken::<T>(cx, x, &w.to_last())?, taken::<T>(cx, dy, &w.to_last())?);
         if e.is_apart() && (e.batch >= device.parallel().threads() || x.len() < spread::GRAIN) {
             let mut dx = room::<T::Number>(device, e.input(w))?;
             let (x, dy, out) = (x.as_slice()?, dy.as_slice()?, writable::<T::Number>(&mut dx)?);
             if !out.is_empty() {
-                extremes::spread_back(device.parallel(), &e, x, dy, out);
+                extremes::spread_back(device.parallel(), &e, x, dy, rectified, out);
             }
             return given::<T>(cx, dx, &w.back());
         }
@@ -124,6 +127,9 @@ impl<T: Item> Pool<T> {
         let (dy, out) = (dy.as_slice::<T::Number>()?, writable::<T::Number>(&mut dx)?);
         if !out.is_empty() {
             extremes::scatter(device.parallel(), &e, places.as_slice()?, dy, out);
+            if rectified {
+                extremes::rectify(device.parallel(), x.as_slice::<T::Number>()?, out);
+            }
         }
         given::<T>(cx, dx, &w.back())
     }
@@ -151,7 +157,7 @@ impl<T: Item> Kernel for Pool<T> {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
         let out = self.with(cx, |w| match self.what {
             What::Largest => self.largest(cx, w),
-            What::Gradient => self.gradient(cx, w),
+            What::Gradient | What::RectifiedGradient => self.gradient(cx, w),
             _ => self.second(cx, w),
         })?;
         cx.set_output(0, out);

@@ -1,4 +1,4 @@
-//! `MaxPool`, `MaxPoolGrad`, `MaxPoolGradGrad` and their second versions.
+//! `MaxPool`, `MaxPoolGrad`, `MaxPoolGradGrad` and their second versions, and `_MaxPoolGradOfRelu`.
 #![forbid(unsafe_code)]
 
 use actorflow_core::error::Result;
@@ -144,6 +144,18 @@ fn max_pool_grad() -> OpDef {
         .sample(|s| sample(s, "MaxPoolGrad", What::Gradient, false, false))
 }
 
+fn max_pool_grad_of_relu() -> OpDef {
+    let def = OpDef::new("_MaxPoolGradOfRelu", Category::Internal)
+        .doc("MaxPoolGrad followed by ReluGrad, of a pool whose input came out of a Relu.");
+    sizes(gradient_inputs(def).output("output: T"))
+        .attr(ANY_PADDING)
+        .attr("explicit_paddings: list(int) = []")
+        .attr(FORMAT)
+        .attr("T: {float, double} = DT_FLOAT")
+        .shape(|cx| kernels::gradient(cx, 2))
+        .cpu(|init| kernels::kernel(init, 2, What::RectifiedGradient))
+}
+
 fn max_pool_grad_v2() -> OpDef {
     let def = OpDef::new("MaxPoolGradV2", Category::Nn).doc("The gradient of MaxPoolV2 with respect to its input.");
     size_inputs(gradient_inputs(def))
@@ -193,6 +205,7 @@ register_ops!(
     max_pool,
     max_pool_v2,
     max_pool_grad,
+    max_pool_grad_of_relu,
     max_pool_grad_v2,
     max_pool_grad_grad,
     max_pool_grad_grad_v2

@@ -20,12 +20,14 @@ pub(in crate::ops::nn) trait Number: Element + PartialOrd {
     const LEAST: Self;
     /// The sum; integers wrap.
     fn plus(self, b: Self) -> Self;
+    /// `self` times one where `x` is positive, else times zero, as `ReluGrad` has it.
+    fn where_positive(self, x: Self) -> Self;
     /// Runs `work` with the instructions that suit this type.
     fn run<W: Work>(work: W) -> W::Out;
 }
 
 macro_rules! numbers {
-    ($($t:ty, $zero:expr, |$a:ident, $b:ident| $plus:expr, $run:expr;)*) => {
+    ($($t:ty, $zero:expr, $one:expr, |$a:ident, $b:ident| $plus:expr, $run:expr;)*) => {
         $(impl Number for $t {
             const ZERO: $t = $zero;
             const LEAST: $t = <$t>::MIN;
@@ -33,6 +35,10 @@ macro_rules! numbers {
             fn plus(self, $b: $t) -> $t {
                 let $a = self;
                 $plus
+            }
+            #[inline(always)]
+            fn where_positive(self, x: $t) -> $t {
+                self * if x > $zero { $one } else { $zero }
             }
             #[inline]
             fn run<W: Work>(work: W) -> W::Out {
@@ -48,10 +54,10 @@ fn plainly<W: Work>(work: W) -> W::Out {
 }
 
 numbers! {
-    f32, 0.0, |a, b| a + b, wide::run;
-    f64, 0.0, |a, b| a + b, plainly;
-    i64, 0, |a, b| a.wrapping_add(b), plainly;
-    u64, 0, |a, b| a.wrapping_add(b), plainly;
+    f32, 0.0, 1.0, |a, b| a + b, wide::run;
+    f64, 0.0, 1.0, |a, b| a + b, plainly;
+    i64, 0, 1, |a, b| a.wrapping_add(b), plainly;
+    u64, 0, 1, |a, b| a.wrapping_add(b), plainly;
 }
 
 /// An element of the tensors that are pooled.
