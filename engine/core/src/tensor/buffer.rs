@@ -4,7 +4,7 @@
 //! because every reuse faults its pages in again; so freed blocks are kept, by size class, in the [`Pool`] they
 //! came from, and a budget bounds what is out at any time.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,20 +29,51 @@ struct Block {
 // SAFETY: a block is plain memory owned by whoever holds the value.
 unsafe impl Send for Block {}
 
+/// Blocks of at least this many bytes begin on a boundary of [`HUGE_PAGE`] and ask the system for pages of that size.
+const HUGE: usize = 4 << 20;
+
+/// The size of a huge page, in bytes.
+const HUGE_PAGE: usize = 2 << 20;
+
+fn layout(capacity: usize) -> Option<Layout> {
+    let align = if capacity >= HUGE { HUGE_PAGE } else { ALIGN };
+    Layout::from_size_align(capacity, align).ok()
+}
+
+/// Asks the system to back a block by huge pages, which are faulted in 512 times less often; it is free not to.
+#[cfg(target_os = "linux")]
+fn prefer_huge_pages(block: NonNull<u8>, capacity: usize) {
+    // SAFETY: the range is an allocation of the caller's, and the advice does not change what it holds.
+    unsafe { libc::madvise(block.as_ptr().cast(), capacity, libc::MADV_HUGEPAGE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn prefer_huge_pages(_: NonNull<u8>, _: usize) {}
+
 impl Block {
     fn new(capacity: usize) -> Option<Block> {
-        let layout = Layout::from_size_align(capacity, ALIGN).ok()?;
-        // SAFETY: the capacity is never zero, so the layout is valid for `alloc_zeroed`.
-        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let layout = layout(capacity)?;
+        if capacity < HUGE {
+            // SAFETY: the capacity is never zero, so the layout is valid for `alloc_zeroed`.
+            let ptr = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+            return Some(Block { ptr, capacity });
+        }
+        // SAFETY: as above, for `alloc`.
+        let ptr = NonNull::new(unsafe { alloc(layout) })?;
+        prefer_huge_pages(ptr, capacity);
+        // SAFETY: the block is `capacity` bytes of memory that nobody else has.
+        unsafe { ptr.as_ptr().write_bytes(0, capacity) };
         Some(Block { ptr, capacity })
     }
 
     fn free(self) {
-        // SAFETY: made by `new` with this capacity and alignment, and given up here.
+        // SAFETY: the capacity is the one that `new` made the block with, so this is its layout, and the block is given up
+        // here.
         unsafe {
+            let align = if self.capacity >= HUGE { HUGE_PAGE } else { ALIGN };
             dealloc(
                 self.ptr.as_ptr(),
-                Layout::from_size_align_unchecked(self.capacity, ALIGN),
+                Layout::from_size_align_unchecked(self.capacity, align),
             )
         }
     }
