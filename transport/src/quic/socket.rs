@@ -17,7 +17,8 @@ const BUFFER: usize = 32 << 20;
 /// The largest datagram.
 const DATAGRAM: usize = 64 << 10;
 
-/// Datagrams taken from the system at once: so few that large ones are still in the core's own cache when they are read.
+/// Datagrams taken from the system at once: so few that large ones are still in the core's own cache when they are read. Measured:
+/// with 2 to 16 a connection on loopback carries the same, because its sender is what binds; fewer take less memory.
 pub(super) const BATCH: usize = if BATCH_SIZE < 4 { BATCH_SIZE } else { 4 };
 
 pub(super) struct Socket {
