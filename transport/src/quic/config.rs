@@ -49,7 +49,7 @@ pub(super) struct Setup {
 }
 
 /// Whether a path stays on this machine.
-fn is_local(remote: SocketAddr, local: Option<IpAddr>) -> bool {
+pub(super) fn is_local(remote: SocketAddr, local: Option<IpAddr>) -> bool {
     let ip = remote.ip().to_canonical();
     ip.is_loopback() || local.is_some_and(|l| l.to_canonical() == ip)
 }

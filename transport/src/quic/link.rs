@@ -14,6 +14,7 @@ use actorflow_core::{Error, Result};
 use parking_lot::Mutex;
 use quinn_proto::{Connection as Quic, ConnectionEvent, ConnectionHandle};
 
+use super::config;
 use super::cork;
 use super::dial::Waiters;
 use super::peer::{Peer, PeerInfo, Reply};
@@ -49,6 +50,8 @@ pub(super) struct Link {
     pub(super) expect: Option<Subject>,
     /// Where it was dialed.
     pub(super) addr: std::net::SocketAddr,
+    /// Whether QUIC spreads in time what it sends, so that its timers are to be kept to fractions of a millisecond.
+    pub(super) paced: bool,
     info: OnceLock<Arc<PeerInfo>>,
     /// With what the peer has shown who it is.
     certificate: OnceLock<Certificate>,
@@ -80,12 +83,15 @@ pub(super) struct Beginning {
 
 impl Link {
     pub(super) fn new(shared: &Arc<Shared>, beginning: Beginning, waiters: Waiters, now: Instant) -> Arc<Link> {
+        let (addr, dialed) = (beginning.quic.remote_address(), beginning.dialed);
+        let here = if dialed { None } else { beginning.quic.local_ip() };
         Arc::new(Link {
             shared: Arc::downgrade(shared),
             handle: beginning.handle,
-            dialed: beginning.dialed,
+            dialed,
             expect: beginning.expect,
-            addr: beginning.quic.remote_address(),
+            addr,
+            paced: !config::is_local(addr, here),
             info: OnceLock::new(),
             certificate: OnceLock::new(),
             life: AtomicU64::new(YOUNG),
