@@ -37,7 +37,7 @@ fn value(b: u8) -> Result<u32> {
 }
 
 /// Padding may be left out, but only be there in full.
-fn decoded(s: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn decoded(s: &[u8]) -> Result<Vec<u8>> {
     let mut text = s;
     if s.len().is_multiple_of(4) {
         text = text
