@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use actorflow_core::error::{Error, Result};
 
 /// Who agrees with whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rules {
     /// How many groups there are. Those of different groups do not wait for each other's gradients.
     pub groups: usize,
@@ -54,7 +54,7 @@ impl Rules {
 pub type Push = (u64, u64);
 
 /// Which pushes make the update of a round.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// The group.
     pub group: u64,
@@ -99,7 +99,7 @@ impl Decision {
 }
 
 /// Where a replica's gradients belong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tag {
     /// The replica.
     pub replica: u64,
@@ -112,6 +112,7 @@ pub struct Tag {
 }
 
 /// A gradient that waits to be applied.
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Staged<G> {
     push: u64,
     round: u64,
@@ -119,7 +120,7 @@ struct Staged<G> {
     gradient: G,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Presence {
     /// It has not come yet.
     Absent,
@@ -127,11 +128,12 @@ enum Presence {
     Left,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Member<G> {
     presence: Presence,
     /// Pushes below are void unless they were decided on.
     floor: u64,
-    /// One more than the newest push that was seen.
+    /// More than every push that was seen, or was about to be made when the replica last joined.
     next: u64,
     /// How many pushes it has finished.
     clock: u64,
@@ -142,6 +144,7 @@ struct Member<G> {
     staged: Option<Staged<G>>,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Group {
     /// Rounds below are decided.
     next: u64,
@@ -173,6 +176,7 @@ pub struct Joined {
 }
 
 /// The state of an agreement over gradients `G`.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct State<G> {
     rules: Rules,
     ready: bool,
@@ -303,6 +307,8 @@ impl<G> State<G> {
             // Nobody waits for what it missed.
             m.clock = m.clock.max(slowest.unwrap_or(0));
         }
+        // What it was about to push before is not known anywhere, and may still come: it is no push of those to come.
+        m.next = m.next.saturating_add(1);
         m.floor = m.next;
         let g = &mut self.groups[of];
         g.arrived.remove(&replica);

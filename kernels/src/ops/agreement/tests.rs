@@ -284,10 +284,10 @@ fn what_is_decided_on_is_not_replaced_before_it_is_applied() {
     }
     let decision = s.decided(tag(0, 0, 0, 0)).unwrap().unwrap();
     // One dies and computes the step again, before anybody has applied it.
-    assert_eq!(s.join(1).unwrap().push, 1);
-    s.stage(tag(1, 1, 0, 0), 21).unwrap();
-    s.arrive(tag(1, 1, 0, 0)).unwrap();
-    assert_eq!(s.decided(tag(1, 1, 0, 0)).unwrap().as_ref(), Some(&decision));
+    assert_eq!(s.join(1).unwrap().push, 2);
+    s.stage(tag(1, 2, 0, 0), 21).unwrap();
+    s.arrive(tag(1, 2, 0, 0)).unwrap();
+    assert_eq!(s.decided(tag(1, 2, 0, 0)).unwrap().as_ref(), Some(&decision));
     s.bring(&decision, expect(&[(0, 10), (0, 20)])).unwrap();
 }
 
