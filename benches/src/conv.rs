@@ -73,7 +73,7 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
         let step = s.callable(&[], &[], &[&target])?;
         let rates = m.rates(|| step.call(&[]).map(drop))?;
         let note = "NHWC, batch in a variable, prepared callable";
-        out.row(&bench, m.threads, &rates, "steps/s", note);
+        out.row(&bench, m.threads, &rates, "steps/s", note)?;
         out.nodes(&step.costs());
     }
     Ok(())

@@ -26,8 +26,7 @@ fn per_op(name: &str, ops: usize, g: &Graph, target: &Operation, m: &Settings, o
     let c = s.callable(&[], &[], &[target])?;
     let rates = m.rates(|| c.call(&[]).map(drop))?;
     let ns: Vec<f64> = rates.iter().map(|r| 1e9 / (r * ops as f64)).collect();
-    out.row(name, m.threads, &ns, "ns/op", NOTE);
-    Ok(())
+    out.row(name, m.threads, &ns, "ns/op", NOTE)
 }
 
 fn variable(g: &Graph, name: &str) -> Result<Output> {
@@ -94,7 +93,7 @@ fn latency(m: &Settings, out: &mut Report) -> Result<()> {
             &us(m.rates(|| c.call(&[]).map(drop))?),
             "us/call",
             NOTE,
-        );
+        )?;
     }
     if out.wants("run_fetch_scalar_callable") {
         let c = s.callable(&[], &[v.value()], &[])?;
@@ -104,12 +103,12 @@ fn latency(m: &Settings, out: &mut Report) -> Result<()> {
             &us(m.rates(|| c.call(&[]).map(drop))?),
             "us/call",
             NOTE,
-        );
+        )?;
     }
     if out.wants("run_feed_fetch_scalar_callable") {
         let c = s.callable(&[&p], &[&y], &[])?;
         let rates = m.rates(|| c.call(&[Tensor::scalar(1.0f32)]).map(drop))?;
-        out.row("run_feed_fetch_scalar_callable", m.threads, &us(rates), "us/call", NOTE);
+        out.row("run_feed_fetch_scalar_callable", m.threads, &us(rates), "us/call", NOTE)?;
     }
     if out.wants("run_noop_session_run") {
         out.row(
@@ -118,7 +117,7 @@ fn latency(m: &Settings, out: &mut Report) -> Result<()> {
             &us(m.rates(|| s.execute(&[&nop]))?),
             "us/call",
             "passes off",
-        );
+        )?;
     }
     if out.wants("run_feed_fetch_scalar_session_run") {
         let rates = m.rates(|| s.run(&[(&p, Tensor::scalar(1.0f32))], &[&y]).map(drop))?;
@@ -128,7 +127,7 @@ fn latency(m: &Settings, out: &mut Report) -> Result<()> {
             &us(rates),
             "us/call",
             "passes off",
-        );
+        )?;
     }
     Ok(())
 }
@@ -155,7 +154,7 @@ fn counting(m: &Settings, out: &mut Report) -> Result<()> {
         let rates = m.rates(|| c.call(&feed).map(drop))?;
         let rates: Vec<f64> = rates.into_iter().map(|r| r * f64::from(ITERATIONS)).collect();
         let note = format!("parallel_iterations={parallel_iterations}; {NOTE}");
-        out.row("while_counter", m.threads, &rates, "iter/s", &note);
+        out.row("while_counter", m.threads, &rates, "iter/s", &note)?;
     }
     Ok(())
 }

@@ -58,8 +58,8 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
         } else {
             "one read, one write"
         };
-        out.row(name, m.threads, &ms, "ms", "prepared callable, result not fetched");
-        out.row(name, m.threads, &gb, "GB/s", &format!("ideal traffic only: {traffic}"));
+        out.row(name, m.threads, &ms, "ms", "prepared callable, result not fetched")?;
+        out.row(name, m.threads, &gb, "GB/s", &format!("ideal traffic only: {traffic}"))?;
     }
     Ok(())
 }

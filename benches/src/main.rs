@@ -17,6 +17,7 @@ mod report;
 mod soak;
 mod sync_vs_async;
 mod tasks;
+mod tell;
 
 use std::process::ExitCode;
 
@@ -36,22 +37,23 @@ struct Cli {
     /// Print JSON lines instead of a table.
     #[arg(long, global = true)]
     json: bool,
-    /// Windows per figure; the median is reported.
-    #[arg(long, global = true, default_value_t = 7)]
-    samples: usize,
-    /// Seconds per window.
-    #[arg(long, global = true, default_value_t = 0.3)]
-    window: f64,
-    /// Also print this many of the most expensive nodes of each plan, with their measured cost (on stderr).
-    #[arg(long, global = true, default_value_t = 0)]
-    nodes: usize,
+    /// Windows per figure, 7 if it is not given; the median is reported. (Not of sync-vs-async, which has --repeat.)
+    #[arg(long, global = true, value_name = "N")]
+    samples: Option<usize>,
+    /// Seconds per window, 0.3 if it is not given. (Not of sync-vs-async, which has --epochs and --steps.)
+    #[arg(long, global = true, value_name = "S")]
+    window: Option<f64>,
+    /// Also print this many of the most expensive nodes of each plan, with their measured cost (on stderr). (Not of
+    /// sync-vs-async.)
+    #[arg(long, global = true, value_name = "N")]
+    nodes: Option<usize>,
     /// Only benchmarks whose name contains this.
     #[arg(long, global = true, default_value = "")]
     only: String,
-    /// The passes that rewrite graphs: all, none, or names with commas between them. (The dispatch subject measures
-    /// graphs as they are.)
-    #[arg(long, global = true, default_value = "all")]
-    passes: Passes,
+    /// The passes that rewrite graphs: all (if it is not given), none, or names with commas between them. (The dispatch
+    /// subject measures graphs as they are; sync-vs-async has all.)
+    #[arg(long, global = true)]
+    passes: Option<Passes>,
 }
 
 #[derive(Subcommand)]
@@ -94,7 +96,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     measure::cores();
-    let mut out = report::Report::new(cli.json, cli.nodes, cli.only.clone());
+    let mut out = report::Report::new(cli.json, cli.nodes.unwrap_or(0), cli.only.clone());
     let mut threads = cli.threads.map_or_else(|| vec![1, 2], |t| vec![t]);
     if matches!(cli.subject, Subject::Ps | Subject::PsTask(_)) {
         // The processes share the cores.
@@ -102,10 +104,10 @@ fn main() -> ExitCode {
     }
     for t in threads {
         let m = measure::Settings {
-            samples: cli.samples.max(1),
-            window: cli.window.max(0.001),
+            samples: cli.samples.unwrap_or(7).max(1),
+            window: cli.window.unwrap_or(0.3).max(0.001),
             threads: t.max(1),
-            passes: cli.passes,
+            passes: cli.passes.unwrap_or(Passes::ALL),
         };
         // A thread of its own is bound, not the main one, whose mask tells the workers which cores there are.
         let done = std::thread::scope(|scope| {
@@ -143,6 +145,7 @@ fn main() -> ExitCode {
 fn ended(done: actorflow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(e) if tell::is_unread(&e) => ExitCode::from(tell::UNREAD),
         Err(e) => {
             eprintln!("actorflow-bench: {e}");
             ExitCode::FAILURE
@@ -151,6 +154,24 @@ fn ended(done: actorflow::Result<()>) -> ExitCode {
 }
 
 fn compare(args: &sync_vs_async::Args, cli: &Cli) -> ExitCode {
+    let wrong = [
+        (
+            "--samples",
+            cli.samples.is_some(),
+            "--repeat N is the number of runs of each case",
+        ),
+        (
+            "--window",
+            cli.window.is_some(),
+            "--epochs and --steps say how long a run is",
+        ),
+        ("--nodes", cli.nodes.is_some(), "leave it out"),
+        ("--passes", cli.passes.is_some(), "leave it out"),
+    ];
+    if let Some((flag, _, cure)) = wrong.iter().find(|w| w.1) {
+        let text = format!("sync-vs-async does not take {flag}: {cure}");
+        Cli::command().error(ErrorKind::ArgumentConflict, text).exit();
+    }
     let common = sync_vs_async::Common {
         threads: cli.threads,
         json: cli.json,

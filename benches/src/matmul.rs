@@ -39,7 +39,7 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
     if out.wants("cpu_fma_peak") || out.wants("sgemm") {
         let samples = peak::gflops(m.threads, m.samples);
         peak = samples.iter().copied().fold(0.0, f64::max);
-        out.row("cpu_fma_peak", m.threads, &samples, "GFLOP/s", peak::NOTE);
+        out.row("cpu_fma_peak", m.threads, &samples, "GFLOP/s", peak::NOTE)?;
     }
     for (r, k, c) in SHAPES {
         let name = format!("sgemm_{r}x{k}x{c}");
@@ -80,7 +80,7 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
             } else {
                 format!("one product per run{share}")
             };
-            out.row(&name, m.threads, &gf, "GFLOP/s", &note);
+            out.row(&name, m.threads, &gf, "GFLOP/s", &note)?;
         }
     }
     Ok(())

@@ -104,7 +104,7 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
                     step.call(&feeds).map(drop)
                 })?;
                 let note = format!("prepared callable, batch fed each step; {}", share(&rates));
-                out.row(&bench, m.threads, &rates, "steps/s", &note);
+                out.row(&bench, m.threads, &rates, "steps/s", &note)?;
                 out.nodes(&step.costs());
                 if batch == 128 {
                     let mut at = 0;
@@ -125,7 +125,7 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
                         &rates,
                         "steps/s",
                         "session run with feeds, loss fetched",
-                    );
+                    )?;
                 }
             }
             let g = Graph::new();
@@ -148,7 +148,7 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
                 &rates,
                 "steps/s",
                 &format!("batch in a variable, no feed; {}", share(&rates)),
-            );
+            )?;
         }
     }
     Ok(())

@@ -81,7 +81,7 @@ fn fifo(bench: &str, shape: &[usize], m: &Settings, out: &mut Report) -> Result<
     })?;
     let rates = pairs(&setup.session(m)?, &last, m)?;
     let note = format!("{PAIRS} enqueue+dequeue pairs in one run");
-    out.row(bench, m.threads, &rates, "pairs/s", &note);
+    out.row(bench, m.threads, &rates, "pairs/s", &note)?;
 
     let setup = Setup::new(shape)?;
     let p = setup.graph.placeholder("p", DType::F32, PartialShape::from(shape))?;
@@ -95,7 +95,7 @@ fn fifo(bench: &str, shape: &[usize], m: &Settings, out: &mut Report) -> Result<
         take.call(&[]).map(drop)
     })?;
     let note = "one callable per enqueue and per dequeue, no feed or fetch";
-    out.row(bench, m.threads, &rates, "pairs/s", note);
+    out.row(bench, m.threads, &rates, "pairs/s", note)?;
     let (put, take) = (s.callable(&[&p], &[], &[&put_fed])?, s.callable(&[], &[&element], &[])?);
     let size: usize = shape.iter().product();
     let ones = Tensor::from_slice(shape, &vec![1f32; size])?;
@@ -109,7 +109,7 @@ fn fifo(bench: &str, shape: &[usize], m: &Settings, out: &mut Report) -> Result<
         &rates,
         "pairs/s",
         "one callable each, a tensor fed and fetched",
-    );
+    )?;
 
     let setup = Setup::new(shape)?;
     let producer = chain(&setup.graph, || setup.enqueue())?;
@@ -117,7 +117,7 @@ fn fifo(bench: &str, shape: &[usize], m: &Settings, out: &mut Report) -> Result<
     let both = setup.graph.group("both", &[producer, consumer])?;
     let rates = pairs(&setup.session(m)?, &both, m)?;
     let note = format!("two parallel chains (producer, consumer) of {PAIRS} in one run, capacity {CAPACITY}");
-    out.row(bench, m.threads, &rates, "pairs/s", &note);
+    out.row(bench, m.threads, &rates, "pairs/s", &note)?;
     Ok(())
 }
 
@@ -130,7 +130,7 @@ fn mutex(bench: &str, m: &Settings, out: &mut Report) -> Result<()> {
     })?;
     let rates = pairs(&session(&g, m)?, &last, m)?;
     let note = format!("{PAIRS} MutexLock+ConsumeMutexLock in one run");
-    out.row(bench, m.threads, &rates, "pairs/s", &note);
+    out.row(bench, m.threads, &rates, "pairs/s", &note)?;
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! Rows, as JSON lines or as a table.
 
+use actorflow::{Error, Result};
 use serde::Serialize;
+
+use crate::tell;
 
 /// One figure.
 #[derive(Serialize)]
@@ -41,11 +44,14 @@ impl Report {
     }
 
     /// Prints the median of the samples and their extremes.
-    pub(crate) fn row(&mut self, bench: &str, threads: usize, samples: &[f64], unit: &str, note: &str) {
+    ///
+    /// # Errors
+    /// As [`tell::line`].
+    pub(crate) fn row(&mut self, bench: &str, threads: usize, samples: &[f64], unit: &str, note: &str) -> Result<()> {
         let mut s = samples.to_vec();
         s.sort_by(f64::total_cmp);
         let (Some(min), Some(max)) = (s.first(), s.last()) else {
-            return;
+            return Ok(());
         };
         let round = |x: f64| format!("{x:.5e}").parse::<f64>().unwrap_or(x);
         let row = Row {
@@ -60,22 +66,19 @@ impl Report {
             note,
         };
         if self.json {
-            match serde_json::to_string(&row) {
-                Ok(line) => println!("{line}"),
-                Err(e) => eprintln!("actorflow-bench: {e}"),
-            }
-            return;
+            let line = serde_json::to_string(&row).map_err(|e| Error::internal(e.to_string()))?;
+            return tell::line(line);
         }
         if !std::mem::replace(&mut self.started, true) {
-            println!(
+            tell::line(format_args!(
                 "{:<28} {:>7} {:>12} {:>12} {:>12}  {:<9} note",
                 "bench", "threads", "median", "min", "max", "unit"
-            );
+            ))?;
         }
-        println!(
+        tell::line(format_args!(
             "{:<28} {:>7} {:>12.5} {:>12.5} {:>12.5}  {:<9} {}",
             row.bench, row.threads, row.value, row.min, row.max, row.unit, row.note
-        );
+        ))
     }
 
     /// Prints the most expensive nodes of a plan, if that was asked for.

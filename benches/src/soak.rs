@@ -53,12 +53,12 @@ pub(crate) fn run(m: &Settings, runs: u64) -> Result<()> {
         if i % tenth == 0 {
             let rss = resident().unwrap_or(0);
             let from = *first.get_or_insert(rss);
-            println!(
+            crate::tell::line(format_args!(
                 "{i:>9} runs  {:>8.1} s  resident {:>8.2} MiB  ({:+.2} MiB)",
                 begun.elapsed().as_secs_f64(),
                 rss as f64 / f64::from(1 << 20),
                 (rss as f64 - from as f64) / f64::from(1 << 20)
-            );
+            ))?;
             if rss > from + from / 10 + (4 << 20) {
                 return Err(actorflow::Error::exhausted(
                     "resident memory grows with the number of runs",

@@ -78,7 +78,7 @@ fn processes_are_compared_and_reported() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("results");
     let output = run(
-        "--workers 2 --ps 1 --strategies async,sync,allreduce,hybrid2x2 --steps 60 --batch 8",
+        "--workers 2 --ps 1 --strategies async,sync,allreduce,hybrid2x2 --steps 60 --batch 8 --repeat 2",
         &out,
     );
     let table = String::from_utf8(output.stdout).unwrap();
@@ -86,6 +86,7 @@ fn processes_are_compared_and_reported() {
         table.contains("| strategy") && table.contains("Not run: hybrid2x2"),
         "{table}"
     );
+    assert!(table.contains("medians of 2 runs"), "{table}");
     let results = check(&out, &PICTURES);
     assert_eq!(results["mode"], "processes");
     let rows = rows(&results, "measured");
@@ -94,7 +95,11 @@ fn processes_are_compared_and_reported() {
         assert_eq!(r["errors"], Value::Array(vec![]));
         let updates = if r["strategy"] == "async" { 60 } else { 30 };
         assert_eq!(r["updates"], updates, "{}", r["strategy"]);
-        assert!(r["examples_per_second"].as_f64().unwrap() > 0.0);
+        let rate = r["examples_per_second"].as_f64().unwrap();
+        assert!(rate > 0.0);
+        let rates = r["repeats"]["examples_per_second"].as_array().unwrap();
+        assert_eq!((r["repeats"]["runs"].as_u64(), rates.len()), (Some(2), 2));
+        assert!(rates[0].as_f64().unwrap() <= rate && rate <= rates[1].as_f64().unwrap());
         assert!(r["bytes"].as_u64().unwrap() > 0);
         assert!(r["test_accuracy"].as_f64().unwrap() > 0.3);
         let workers = r["per_worker"].as_array().unwrap();
@@ -114,8 +119,7 @@ fn processes_are_compared_and_reported() {
 #[test]
 fn a_slow_network_and_a_killed_worker_are_compared_with_the_clean_run() {
     let dir = tempfile::tempdir().unwrap();
-    let flags =
-        "--workers 2 --strategies async --steps 600 --compute 2ms --delay 1@5ms --kill 1@40% --restart 100ms --batch 4";
+    let flags = "--repeat 1 --workers 2 --strategies async --steps 600 --compute 2ms --delay 1@5ms --kill 1@40% --restart 100ms --batch 4";
     run(flags, dir.path());
     let mut pictures = PICTURES.to_vec();
     pictures.push("others");
@@ -143,9 +147,34 @@ fn a_slow_network_and_a_killed_worker_are_compared_with_the_clean_run() {
 }
 
 #[test]
+fn a_killed_worker_comes_back_where_the_others_wait_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = "--repeat 1 --workers 3 --strategies sync,allreduce --steps 450 --compute 2ms --kill 1@40% --restart 100ms --batch 4";
+    run(flags, dir.path());
+    let mut pictures = PICTURES.to_vec();
+    pictures.push("others");
+    let results = check(dir.path(), &pictures);
+    let wrong: Vec<&Value> = rows(&results, "measured")
+        .into_iter()
+        .filter(|r| r["injected"] != "")
+        .collect();
+    assert_eq!(wrong.len(), 2);
+    for r in wrong {
+        assert_eq!(
+            (&r["errors"], &r["updates"]),
+            (&Value::Array(vec![]), &Value::from(150)),
+            "{}",
+            r["strategy"]
+        );
+        assert_eq!(r["deaths"].as_array().unwrap().len(), 1);
+        assert!(r["deaths"][0]["back"].as_f64().is_some());
+    }
+}
+
+#[test]
 fn threads_are_compared_and_more_of_them_simulated() {
     let dir = tempfile::tempdir().unwrap();
-    let flags = "--in-process --workers 2 --strategies async,sync+backup1,ssp2 --steps 80 --dataset synthetic --model softmax \
+    let flags = "--repeat 1 --in-process --workers 2 --strategies async,sync+backup1,ssp2 --steps 80 --dataset synthetic --model softmax \
                  --straggler 1@3x --simulate --simulate-workers 2,10000";
     run(flags, dir.path());
     let mut pictures = PICTURES.to_vec();
@@ -197,6 +226,10 @@ fn wrong_uses_end_with_code_2_and_what_cannot_be_written_with_code_1() {
         ("--workers 2 --straggler 2@5x", "there is no worker 2"),
         ("--in-process --kill 1@50%", "need processes"),
         ("--only nothing", "no run's name contains"),
+        ("--samples 3", "does not take --samples: --repeat N"),
+        ("--window 0.1", "does not take --window"),
+        ("--nodes 2", "does not take --nodes"),
+        ("--passes none", "does not take --passes"),
     ] {
         let (code, text) = fails(flags);
         assert_eq!(code, Some(2), "{flags}: {text}");

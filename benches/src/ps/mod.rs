@@ -74,7 +74,7 @@ fn each_size(
     case: &str,
     m: &Settings,
     out: &mut Report,
-    rows: impl Fn(&mut Report, &str, &str, usize, Vec<f64>),
+    rows: impl Fn(&mut Report, &str, &str, usize, Vec<f64>) -> Result<()>,
 ) -> Result<()> {
     let bench = format!("ps_{case}");
     if !out.wants(&bench) {
@@ -85,7 +85,7 @@ fn each_size(
         let per = measure(nps, nw, case, m).map_err(|e| e.context(format!("{bench}, {at}")))?;
         let windows = per.iter().map(Vec::len).min().unwrap_or(0);
         let total = (0..windows).map(|k| per.iter().map(|w| w[k]).sum()).collect();
-        rows(out, &bench, &at, nw, total);
+        rows(out, &bench, &at, nw, total)?;
     }
     Ok(())
 }
@@ -100,9 +100,9 @@ fn train_rows(case: &str, sync: bool, m: &Settings, out: &mut Report) -> Result<
             (1, at.to_owned())
         };
         let steps: Vec<f64> = total.iter().map(|t| t / workers as f64).collect();
-        out.row(bench, 2, &steps, "global steps/s", &note);
+        out.row(bench, 2, &steps, "global steps/s", &note)?;
         let examples: Vec<f64> = steps.iter().map(|s| s * (train::BATCH * workers) as f64).collect();
-        out.row(bench, 2, &examples, "examples/s", at);
+        out.row(bench, 2, &examples, "examples/s", at)
     })
 }
 
@@ -113,13 +113,14 @@ fn train_rows(case: &str, sync: bool, m: &Settings, out: &mut Report) -> Result<
 pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
     for case in CASES {
         each_size(case, m, out, |out, bench, at, nw, total| {
-            out.row(bench, 2, &total, "steps/s", &format!("{at}; summed over workers"));
+            out.row(bench, 2, &total, "steps/s", &format!("{at}; summed over workers"))?;
             let each: Vec<f64> = total.iter().map(|t| 1e6 * nw as f64 / t).collect();
-            out.row(bench, 2, &each, "us/step", &format!("{at}; mean per worker"));
+            out.row(bench, 2, &each, "us/step", &format!("{at}; mean per worker"))?;
             if let Some(mib) = case.strip_prefix("dense_").and_then(|n| n.parse::<f64>().ok()) {
                 let bytes: Vec<f64> = total.iter().map(|t| t * mib * f64::from(1 << 20) / 1e9).collect();
-                out.row(bench, 2, &bytes, "GB/s", &format!("{at}; summed over workers"));
+                out.row(bench, 2, &bytes, "GB/s", &format!("{at}; summed over workers"))?;
             }
+            Ok(())
         })?;
     }
     for (case, sync) in train::CASES {
@@ -137,7 +138,7 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
             &each,
             "us/step",
             &format!("a no-op on each of {tasks} task(s), and the worker"),
-        );
+        )?;
     }
     Ok(())
 }

@@ -315,6 +315,11 @@ pub(super) fn cautions(r: &Results) -> Vec<String> {
             time(r.compute)
         ));
     }
-    all.push("Every row is one run; expect differences of some percent between runs.".to_owned());
+    all.push(match r.rows.iter().map(|row| row.repeats.runs).max() {
+        Some(n) if n > 1 => format!(
+            "Numbers are medians of {n} runs, with the least and the most in brackets. Pictures over time show the run with the median rate."
+        ),
+        _ => "Every row is one run; expect differences of some percent between runs, or give --repeat.".to_owned(),
+    });
     all
 }

@@ -120,6 +120,9 @@ pub(crate) struct Args {
     /// The test accuracy to which the time is measured.
     #[arg(long, default_value = "0.97", value_name = "A", value_parser = share)]
     pub(super) target_accuracy: f64,
+    /// Runs of each case: numbers are their medians, with the least and the most beside them.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = count(100))]
+    pub(super) repeat: usize,
     /// The seed of first weights, the order of rows, and simulations.
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
@@ -167,6 +170,14 @@ pub(super) struct Skipped {
     pub(super) workers: usize,
     /// Why not.
     pub(super) reason: String,
+}
+
+impl Skipped {
+    /// Which, and why not.
+    pub(super) fn sentence(&self) -> String {
+        let workers = if self.workers == 1 { "worker" } else { "workers" };
+        format!("{}, {} {workers}: {}", self.strategy, self.workers, self.reason)
+    }
 }
 
 fn unique<T: Ord + Copy>(list: &[T]) -> Vec<T> {
@@ -299,7 +310,7 @@ mod tests {
         let a = args(
             "--workers 3,1 --ps 2 --strategies ssp7,async-scaled --straggler 1@5x,2@2x --delay 10ms --delay 1@2ms --kill 1@50% \
              --restart never --dataset mnist5k --model softmax --hidden 64 --batch 8 --noise 0 --lr 0.1 --momentum 0 --steps 100 \
-             --compute 5ms --target-accuracy 0.9 --seed 3 --out x/y --simulate --simulate-workers 10,10000",
+             --compute 5ms --target-accuracy 0.9 --repeat 5 --seed 3 --out x/y --simulate --simulate-workers 10,10000",
         )
         .unwrap();
         assert_eq!((a.workers.as_slice(), a.ps.as_slice()), (&[3, 1][..], &[2][..]));
@@ -311,7 +322,7 @@ mod tests {
         );
         assert_eq!((a.hidden, a.batch, a.steps), (64, 8, Some(100)));
         assert_eq!((a.lr, a.momentum, a.target_accuracy, a.seed), (0.1, 0.0, 0.9, 3));
-        assert_eq!(a.noise, 0.0);
+        assert_eq!((a.noise, a.repeat), (0.0, 5));
         assert_eq!((a.compute, a.out), (Duration::from_millis(5), Some("x/y".into())));
         assert!(a.simulate && !a.in_process);
         assert_eq!(a.simulate_workers, [10, 10000]);
@@ -361,6 +372,7 @@ mod tests {
             ("--momentum 1", "less than 1"),
             ("--noise -1", "from 0 to 10"),
             ("--epochs 2 --steps 3", "cannot be used with"),
+            ("--repeat 0", "0 is not in"),
             ("--simulate-workers 20000", "20000 is not in"),
         ] {
             let e = args(text).map(drop).unwrap_err();

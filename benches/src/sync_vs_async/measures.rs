@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::args::Case;
 use super::inject::Injection;
+use super::repeats::Repeats;
 use super::setup::{Death, Mark, Point, Raw, Setup, pushes_per_update};
 
 /// Where a row comes from.
@@ -131,6 +132,8 @@ pub(super) struct Row {
     pub(super) timeline: Timeline,
     /// Who was killed.
     pub(super) deaths: Vec<Death>,
+    /// What several runs of the case made of it.
+    pub(super) repeats: Repeats,
 }
 
 /// The middle of numbers; 0 if there are none.
@@ -293,6 +296,7 @@ impl Row {
             per_worker,
             curve,
             deaths: raw.deaths,
+            repeats: Repeats::default(),
         }
     }
 
@@ -340,7 +344,7 @@ pub(super) fn compare_with_clean(rows: &mut [Row]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::sync_vs_async::data::Dataset;
     use crate::sync_vs_async::network::{ModelName, Shape};
@@ -409,6 +413,11 @@ mod tests {
             })
             .collect();
         Row::measured(&case, &setup, &injection, raw, 0.9)
+    }
+
+    /// A run in which nothing goes wrong.
+    pub(in super::super) fn steady() -> Row {
+        row(false, [STEADY, STEADY], 0.1)
     }
 
     const STEADY: &[(u64, u64, u64, u64)] = &[(0, 15, 20, 1), (20, 35, 40, 2), (40, 55, 60, 3), (60, 75, 80, 4)];

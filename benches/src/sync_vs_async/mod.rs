@@ -5,7 +5,7 @@
 //! - [`setup`], [`trainee`]: what a run is told and tells; a worker's training
 //! - [`processes`], [`task`], [`relay`]: a run with a process for each task; [`threads`]: one in threads
 //! - [`simulate`]: runs that are computed instead, by measured times
-//! - [`measures`], [`results`], [`advice`]: what is said about runs
+//! - [`measures`], [`repeats`], [`results`], [`advice`]: what is said about runs
 //! - [`table`], [`chart`], [`report`], [`output`]: how it is said; [`progress`] while it runs
 
 mod advice;
@@ -20,6 +20,7 @@ mod probe;
 mod processes;
 mod progress;
 mod relay;
+mod repeats;
 mod report;
 mod results;
 mod setup;
@@ -35,6 +36,8 @@ use actorflow::train::parallel::Strategy;
 use actorflow::{CancelToken, Code, Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use crate::tell;
 
 pub(crate) use args::Args;
 use args::{Case, Skipped};
@@ -96,6 +99,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> std::result::Result<ExitCode,
     Ok(match compare(args, common, &cases, skipped) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(e) if tell::is_unread(&e) => ExitCode::from(tell::UNREAD),
         Err(e) if e.code() == Code::Cancelled => {
             eprintln!("actorflow-bench: interrupted; nothing was written");
             ExitCode::from(130)
@@ -167,15 +171,18 @@ impl Bench<'_> {
         }
     }
 
-    /// Makes a run.
-    fn case(&self, case: &Case, progress: &mut Progress) -> Result<Row> {
+    /// Makes a run of a case, the one of this number.
+    fn case(&self, case: &Case, number: usize, progress: &mut Progress) -> Result<Row> {
         let could = self.args.injection_with(case.workers);
         let does = match case.injected {
             true => could.clone(),
             false => Injection::default(),
         };
         let setup = self.setup(case.strategy, case.workers, case.ps, &does);
-        let name = name(case, self.args);
+        let mut name = name(case, self.args);
+        if self.args.repeat > 1 {
+            name += &format!(" ({number} of {})", self.args.repeat);
+        }
         let shown = progress.begin(&name, setup.updates);
         let mut latest = 0;
         let seen = |marks: &[Mark]| {
@@ -289,6 +296,15 @@ fn settings(b: &Bench<'_>) -> Vec<(String, String)> {
         ),
         ("rule", format!("momentum {}, learning rate {}", a.momentum, a.lr)),
         ("budget", budget),
+        (
+            "runs",
+            match a.repeat {
+                1 => "1 of each case".to_owned(),
+                n => format!(
+                    "{n} of each case, all cases in turn; numbers are medians, with the least and the most in brackets"
+                ),
+            },
+        ),
         ("seed", a.seed.to_string()),
         (
             "tasks",
@@ -366,15 +382,19 @@ fn compare(args: &Args, common: &Common, cases: &[Case], skipped: Vec<Skipped>) 
     };
     servers.sort_unstable();
     servers.dedup();
-    let mut progress = Progress::new(cases.len() + servers.len());
+    let mut progress = Progress::new(cases.len() * args.repeat + servers.len());
     let times = servers
         .iter()
         .map(|ps| bench.times(*ps, &mut progress))
         .collect::<Result<Vec<_>>>()?;
-    let mut rows = cases
-        .iter()
-        .map(|c| bench.case(c, &mut progress))
-        .collect::<Result<Vec<_>>>()?;
+    // All cases, and then all again: what the machine does meanwhile is not one case's alone.
+    let mut runs: Vec<Vec<Row>> = vec![Vec::new(); cases.len()];
+    for number in 1..=args.repeat {
+        for (case, runs) in cases.iter().zip(&mut runs) {
+            runs.push(bench.case(case, number, &mut progress)?);
+        }
+    }
+    let mut rows: Vec<Row> = runs.into_iter().filter_map(repeats::merged).collect();
     if !times.is_empty() {
         rows.extend(bench.simulate(&times)?);
     }

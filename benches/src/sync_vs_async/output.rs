@@ -11,6 +11,7 @@ use super::measures::{Row, Timeline};
 use super::report::html;
 use super::results::Results;
 use super::table::{csv, measured, simulated};
+use crate::tell;
 
 /// Makes the folder for results, and sees that files can be written there, before anything is measured.
 ///
@@ -40,7 +41,7 @@ fn markdown(r: &Results) -> String {
         text += &format!("- {s}\n");
     }
     for s in &r.skipped {
-        text += &format!("- Not run: {}, {} workers: {}.\n", s.strategy, s.workers, s.reason);
+        text += &format!("- Not run: {}.\n", s.sentence());
     }
     for t in &r.times {
         if let Some(table) = simulated(r, t.ps) {
@@ -82,8 +83,9 @@ pub(super) fn write(r: &Results, folder: &Path) -> Result<()> {
 /// Prints the table, or a JSON object for each row, and where everything is.
 ///
 /// # Errors
-/// None that memory does not cause.
+/// As [`tell::line`].
 pub(super) fn print(r: &Results, folder: &Path, as_json: bool) -> Result<()> {
+    eprintln!("\nReport: {}\n", folder.join("report.html").display());
     if as_json {
         for row in &r.rows {
             // What is long is in the file.
@@ -92,26 +94,28 @@ pub(super) fn print(r: &Results, folder: &Path, as_json: bool) -> Result<()> {
                 timeline: Timeline::default(),
                 ..row.clone()
             };
-            let line = serde_json::to_string(&row).map_err(|e| Error::internal(e.to_string()))?;
-            println!("{line}");
+            tell::line(serde_json::to_string(&row).map_err(|e| Error::internal(e.to_string()))?)?;
         }
     } else {
-        println!("\n{}", measured(r).markdown());
+        tell::line(format_args!("\n{}", measured(r).markdown()))?;
         for t in &r.times {
             if let Some(table) = simulated(r, t.ps) {
-                println!("Simulated, examples a second, {} ps:\n\n{}", t.ps, table.markdown());
+                tell::line(format_args!(
+                    "Simulated, examples a second, {} ps:\n\n{}",
+                    t.ps,
+                    table.markdown()
+                ))?;
             }
         }
         for s in sentences(r) {
-            println!("- {s}");
+            tell::line(format_args!("- {s}"))?;
         }
         for s in cautions(r) {
-            println!("- {s}");
+            tell::line(format_args!("- {s}"))?;
         }
         for s in &r.skipped {
-            println!("- Not run: {}, {} workers: {}.", s.strategy, s.workers, s.reason);
+            tell::line(format_args!("- Not run: {}.", s.sentence()))?;
         }
     }
-    eprintln!("\nReport: {}", folder.join("report.html").display());
     Ok(())
 }

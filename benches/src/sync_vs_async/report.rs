@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::advice::{cautions, sentences};
+use super::args::Skipped;
 use super::chart::{Picture, escape, time};
 use super::results::Results;
 use super::table::{Table, measured, simulated};
@@ -171,11 +172,7 @@ pub(super) fn html(r: &Results, pictures: &[Picture]) -> String {
         r.target
     );
     if !r.skipped.is_empty() {
-        let all: Vec<String> = r
-            .skipped
-            .iter()
-            .map(|s| format!("{}, {} workers: {}", s.strategy, s.workers, s.reason))
-            .collect();
+        let all: Vec<String> = r.skipped.iter().map(Skipped::sentence).collect();
         h.push_str("<p>Not run:</p>");
         list(&mut h, &all);
     }

@@ -5,6 +5,7 @@ use actorflow::{Error, Result};
 use super::advice::bytes;
 use super::chart::{percent, short, time};
 use super::measures::Row;
+use super::repeats::range;
 use super::results::Results;
 
 /// A table: what is in its head, and its rows.
@@ -13,6 +14,14 @@ pub(super) struct Table {
     pub(super) head: Vec<(String, bool)>,
     /// Their cells.
     pub(super) rows: Vec<Vec<String>>,
+}
+
+/// The middle of several runs, with the least and the most where they are not the same.
+fn with_range(middle: String, runs: &[f64], text: impl Fn(f64) -> String) -> String {
+    match range(runs).map(|(low, high)| (text(low), text(high))) {
+        Some((low, high)) if low != high => format!("{middle} ({low}–{high})"),
+        _ => middle,
+    }
 }
 
 fn or_dash(text: Option<String>) -> String {
@@ -61,15 +70,26 @@ pub(super) fn measured(r: &Results) -> Table {
                 row.injected.clone()
             });
         }
-        let target = match row.errors.is_empty() {
-            true => or_dash(row.seconds_to_target.map(time)),
-            false => "failed".to_owned(),
+        let repeats = &row.repeats;
+        let mut target = match row.seconds_to_target {
+            Some(t) => with_range(time(t), &repeats.seconds_to_target, time),
+            None => or_dash(None),
         };
+        if repeats.reached > 0 && repeats.reached < repeats.runs {
+            target += &format!(", {} of {}", repeats.reached, repeats.runs);
+        }
+        if !row.errors.is_empty() {
+            target = "failed".to_owned();
+        }
+        let accuracy = |a: f64| format!("{a:.4}");
         cells.extend([
-            short(row.examples_per_second),
+            with_range(short(row.examples_per_second), &repeats.examples_per_second, short),
             short(row.updates_per_second),
             target,
-            or_dash(row.test_accuracy.map(|a| format!("{a:.4}"))),
+            or_dash(
+                row.test_accuracy
+                    .map(|a| with_range(accuracy(a), &repeats.test_accuracy, accuracy)),
+            ),
             or_dash(row.train_loss.map(|l| format!("{l:.4}"))),
             format!("{:.1}", row.mean_staleness),
             percent(row.waiting),
@@ -164,7 +184,7 @@ impl Table {
 }
 
 /// The columns of comma-separated values; times are seconds.
-const COLUMNS: [(&str, fn(&Row) -> String); 28] = [
+const COLUMNS: [(&str, fn(&Row) -> String); 36] = [
     ("strategy", |r| r.strategy.clone()),
     ("workers", |r| r.workers.to_string()),
     ("ps", |r| r.ps.to_string()),
@@ -195,7 +215,24 @@ const COLUMNS: [(&str, fn(&Row) -> String); 28] = [
     ("others_of_clean", |r| or_empty(r.others_of_clean)),
     ("others_longest_gap_seconds", |r| or_empty(r.others_longest_gap_seconds)),
     ("others_median_step_seconds", |r| or_empty(r.others_median_step_seconds)),
+    ("runs", |r| r.repeats.runs.to_string()),
+    ("runs_at_target", |r| r.repeats.reached.to_string()),
+    ("examples_per_second_least", |r| {
+        end(&r.repeats.examples_per_second, false)
+    }),
+    ("examples_per_second_most", |r| {
+        end(&r.repeats.examples_per_second, true)
+    }),
+    ("seconds_to_target_least", |r| end(&r.repeats.seconds_to_target, false)),
+    ("seconds_to_target_most", |r| end(&r.repeats.seconds_to_target, true)),
+    ("test_accuracy_least", |r| end(&r.repeats.test_accuracy, false)),
+    ("test_accuracy_most", |r| end(&r.repeats.test_accuracy, true)),
 ];
+
+/// The most of several runs, or the least; nothing of one run.
+fn end(runs: &[f64], most: bool) -> String {
+    or_empty(range(runs).map(|(low, high)| if most { high } else { low }))
+}
 
 fn or_empty<T: ToString>(x: Option<T>) -> String {
     x.map_or(String::new(), |x| x.to_string())

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use actorflow::train::optimizer::Momentum;
-use actorflow::train::parallel::{Replica, ReplicaOptions};
-use actorflow::{CancelToken, Code, Graph, Result, Session};
+use actorflow::train::parallel::{Replica, ReplicaOptions, StepReport};
+use actorflow::{CancelToken, Code, Graph, Result, Session, Tensor};
 
 use super::data::{Order, Random, Split};
 use super::network::{Judge, Values};
@@ -15,6 +15,8 @@ use super::setup::{Ended, Mark, Point, Seen, Setup};
 const TELLING: Duration = Duration::from_millis(25);
 /// How much of the time a step takes is new in what a straggler goes by.
 const NEWS: f64 = 0.1;
+/// Seconds until a step that has failed is made again.
+const AGAIN: f64 = 0.02;
 
 /// Where the tasks of a run are.
 pub(super) struct Places {
@@ -127,7 +129,7 @@ impl<'a> Trainee<'a> {
             let rest = (factor - 1.0) * computes.map_or(0.0, |c| c + setup.compute);
             sleep(setup.compute + rest, stop)?;
             let computing = probe::now();
-            let report = match self.replica.step_unless(&batch, stop) {
+            let report = match self.step(&batch, stop) {
                 Ok(report) => report,
                 // The others are done and have left.
                 Err(e) if e.code() == Code::OutOfRange => break,
@@ -162,6 +164,23 @@ impl<'a> Trainee<'a> {
             }
         }
         tell(marks)
+    }
+
+    /// A step. While a worker of an all-reduce is away whose process was killed it fails, and is made again, for as long as a step
+    /// may wait for others.
+    fn step(&mut self, batch: &[Tensor], stop: &CancelToken) -> Result<StepReport> {
+        let begun = Instant::now();
+        loop {
+            match self.replica.step_unless(batch, stop) {
+                Err(e)
+                    if matches!(e.code(), Code::Unavailable | Code::Aborted)
+                        && begun.elapsed() < self.setup.deadline() =>
+                {
+                    sleep(AGAIN, stop)?;
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Judges what was kept.

@@ -12,6 +12,9 @@ pub enum Failure {
     Failed(String),
     /// The command has said itself what failed: exit code 1 and no further line.
     Reported,
+    /// Whoever reads the output has gone (`actorflow ops | head`): nobody is left to complain to. Exit code 141, which is what a
+    /// shell says of a program that SIGPIPE has ended.
+    Unread,
 }
 
 impl Failure {
@@ -21,6 +24,7 @@ impl Failure {
             Failure::Usage(m) => (m, 2),
             Failure::Failed(m) => (m, 1),
             Failure::Reported => return ExitCode::from(1),
+            Failure::Unread => return ExitCode::from(128 + 13),
         };
         eprintln!("error: {}", one_line(&message));
         ExitCode::from(code)
@@ -36,8 +40,7 @@ impl From<actorflow::Error> for Failure {
 impl From<io::Error> for Failure {
     fn from(e: io::Error) -> Self {
         match e.kind() {
-            // The reader of our output has gone (`actorflow ops | head`): nobody is left to complain to.
-            io::ErrorKind::BrokenPipe => Failure::Reported,
+            io::ErrorKind::BrokenPipe => Failure::Unread,
             _ => Failure::Failed(e.to_string()),
         }
     }

@@ -4,7 +4,7 @@
 //! run the same code in their own process; it is not published.
 //!
 //! Conventions of every command: exit code 0 is success, 1 a failure of what was asked, 2 a wrong use of the
-//! command. An error is one line on stderr that starts with `error:`; results go to stdout, with `--json` as JSON.
+//! command, 141 if whoever reads the output has gone. An error is one line on stderr that starts with `error:`; results go to stdout, with `--json` as JSON.
 #![forbid(unsafe_code)]
 
 mod checkpoint;
@@ -67,7 +67,7 @@ pub fn main() -> ExitCode {
             let code = if e.use_stderr() { 2 } else { 0 };
             return match e.print() {
                 Ok(()) => ExitCode::from(code),
-                Err(_) => ExitCode::from(1),
+                Err(e) => Failure::from(e).report(),
             };
         }
     };
@@ -76,7 +76,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Checkpoint(args) => checkpoint::run(&args),
         Command::Ops(args) => ops::run(&args),
-        Command::Train(args) => train::run(&args).map_err(Failure::from),
+        Command::Train(args) => train::run(&args),
         Command::Daemon(args) => daemon::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Conformance(args) => conformance::run(&args),

@@ -10,6 +10,8 @@ use super::style::{percent, short};
 
 const MARGIN: f64 = 14.0;
 const WIDTH: f64 = 788.0;
+/// What a letter of a label takes, on average.
+const EACH: f64 = 6.4;
 
 /// Horizontal bars with a text before and after each, on a scale from 0 to `most`.
 struct Strip<'a> {
@@ -32,7 +34,12 @@ impl<'a> Strip<'a> {
 }
 
 fn strips(c: &mut Canvas, top: f64, strips: &[Strip<'_>], axis: &Axis) {
-    let (left, right, row) = (MARGIN + 190.0, WIDTH - MARGIN - 60.0, 24.0);
+    let longest = strips.iter().map(|s| s.label.chars().count()).max().unwrap_or(0);
+    let (left, right, row) = (
+        MARGIN + (14.0 + EACH * longest as f64).max(190.0),
+        WIDTH - MARGIN - 60.0,
+        24.0,
+    );
     let x = |v: f64| left + (right - left) * (v / axis.range.1).clamp(0.0, 1.0);
     let bottom = top + row * strips.len() as f64;
     for (v, text) in &axis.ticks {

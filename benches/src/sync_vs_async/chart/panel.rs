@@ -123,6 +123,8 @@ pub(super) struct Series {
     pub(super) style: Style,
     pub(super) dash: Dash,
     pub(super) points: Vec<(f64, f64)>,
+    /// From where to where several runs were: x, the least and the most y.
+    pub(super) ranges: Vec<(f64, f64, f64)>,
     /// Draw the points, too.
     pub(super) marks: bool,
     /// How thick the line is.
@@ -136,10 +138,10 @@ pub(super) struct Panel {
     pub(super) x: Axis,
     pub(super) y: Axis,
     pub(super) series: Vec<Series>,
-    /// Horizontal lines with a text.
-    pub(super) levels: Vec<(f64, String)>,
-    /// Lines that are only to compare with.
-    pub(super) guides: Vec<(Vec<(f64, f64)>, String)>,
+    /// Horizontal lines, which the legend explains.
+    pub(super) levels: Vec<f64>,
+    /// Lines that are only to compare with, which the legend explains.
+    pub(super) guides: Vec<Vec<(f64, f64)>>,
 }
 
 /// What axes need beside the data.
@@ -175,25 +177,24 @@ impl Panel {
         );
         let side = (x0 + 13.0, iy + ih / 2.0);
         c.turned(side, &self.y.label, small.faint(), Anchor::Middle, -90.0);
-        for (v, text) in &self.levels {
+        for v in &self.levels {
             c.line((ix, py(*v)), (ix + iw, py(*v)), FAINT, 1.3, Dash::Dotted);
-            c.text(
-                (ix + iw - 4.0, py(*v) - 5.0),
-                text,
-                Font::new(10.5).faint(),
-                Anchor::End,
-            );
         }
         c.within((ix - 5.0, iy - 5.0, iw + 10.0, ih + 10.0), |c| {
-            for (points, text) in &self.guides {
+            for points in &self.guides {
                 let at: Vec<(f64, f64)> = points.iter().map(|(x, y)| (px(*x), py(*y))).collect();
                 c.path(&at, FAINT, 1.3, Dash::Dotted);
-                // Beside the last point that is inside.
-                if let Some((x, y)) = at.iter().rfind(|p| p.1 >= iy + 12.0) {
-                    c.text((*x - 6.0, *y - 6.0), text, Font::new(10.5).faint(), Anchor::End);
-                }
             }
             for s in &self.series {
+                for (x, low, high) in &s.ranges {
+                    c.line(
+                        (px(*x), py(*low)),
+                        (px(*x), py(*high)),
+                        s.style.colour,
+                        1.0,
+                        Dash::Solid,
+                    );
+                }
                 let at: Vec<(f64, f64)> = s.points.iter().map(|(x, y)| (px(*x), py(*y))).collect();
                 c.path(&at, s.style.colour, s.width, s.dash);
                 if s.marks {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::measures::Row;
+use super::super::repeats::range;
 use super::super::results::Results;
 use super::canvas::Dash;
 use super::figure::{Legend, Sample, grid};
@@ -136,11 +137,21 @@ fn throughput(r: &Results) -> Option<Picture> {
                     .map(|row| (row.workers as f64, row.examples_per_second))
                     .collect();
                 points.sort_by(|a, b| a.0.total_cmp(&b.0));
+                let ranges = clean
+                    .iter()
+                    .filter(|row| row.strategy == name && (row.ps == ps || row.ps == 0))
+                    .filter(|row| row.is_measured() == measured)
+                    .filter_map(|row| {
+                        let (low, high) = range(&row.repeats.examples_per_second)?;
+                        Some((row.workers as f64, low, high))
+                    });
+                let ranges = ranges.collect();
                 if !points.is_empty() {
                     series.push(Series {
                         style: r.styles.get(name),
                         dash: if measured { Dash::Solid } else { Dash::Dashed },
                         points,
+                        ranges,
                         marks: true,
                         width: 2.0,
                     });
@@ -156,7 +167,7 @@ fn throughput(r: &Results) -> Option<Picture> {
         let mut guides = Vec::new();
         if one > 0.0 && most > 1.0 {
             let places = [1.0, 2.0, 4.0, 16.0, 64.0, most].into_iter().filter(|n| *n <= most);
-            guides.push((places.map(|n| (n, one * n)).collect(), "proportional".to_owned()));
+            guides.push(places.map(|n| (n, one * n)).collect());
         }
         panels.push(Panel {
             title: if r.server_counts().len() > 1 {
@@ -179,7 +190,10 @@ fn throughput(r: &Results) -> Option<Picture> {
     } else {
         (440.0, 340.0)
     };
-    let legend = legend(r, true, simulated);
+    let mut legend = legend(r, true, simulated);
+    if panels.iter().any(|p: &Panel| !p.guides.is_empty()) {
+        legend.push((Sample::Plain(Dash::Dotted), "proportional".to_owned()));
+    }
     let mut caption = format!(
         "Examples whose gradients count, a second, without anything going wrong. Measured on this machine, where all {} share {} cores.",
         r.tasks_word(),
@@ -199,6 +213,9 @@ fn throughput(r: &Results) -> Option<Picture> {
             " Not shown: allreduce with 1 worker, which exchanges nothing, has {}.",
             short(row.examples_per_second)
         );
+    }
+    if clean.iter().any(|row| row.repeats.runs > 1) {
+        caption += " Points are medians; thin upright lines reach from the least run to the most.";
     }
     if simulated {
         caption += " Solid lines with filled points are measured. Dashed lines with hollow points are simulated: every worker and server has a machine of its own, and takes the times \
@@ -273,6 +290,7 @@ fn learning(r: &Results, name: &'static str, what: What, over: Over) -> Option<P
             style: r.styles.get(&row.strategy),
             dash: Dash::Solid,
             points: row.curve.iter().map(|p| (at(p), value(p))).collect(),
+            ranges: Vec::new(),
             marks: false,
             width: 1.5,
         });
@@ -285,7 +303,7 @@ fn learning(r: &Results, name: &'static str, what: What, over: Over) -> Option<P
             y: y.clone(),
             series: series.collect(),
             levels: match what {
-                What::Accuracy => vec![(r.target, format!("target {}", r.target))],
+                What::Accuracy => vec![r.target],
                 What::Loss => Vec::new(),
             },
             guides: Vec::new(),
@@ -313,9 +331,13 @@ fn learning(r: &Results, name: &'static str, what: What, over: Over) -> Option<P
             caption += " The lines of sync and allreduce lie on each other: they compute the same.";
         }
     }
+    let mut legend = legend(r, false, false);
+    if what == What::Accuracy {
+        legend.push((Sample::Plain(Dash::Dotted), format!("target {}", r.target)));
+    }
     Some(Picture {
         name,
         caption,
-        svg: grid(name, &title, &legend(r, false, false), &panels, columns, size),
+        svg: grid(name, &title, &legend, &panels, columns, size),
     })
 }

@@ -15,6 +15,7 @@ use actorflow::train::parallel::Strategy;
 
 use super::inject::Injection;
 use super::measures::{Row, Source, Timeline, mean_age, trimmed};
+use super::repeats::Repeats;
 use super::setup::pushes_per_update;
 
 pub(super) use calibrate::Times;
@@ -83,5 +84,6 @@ pub(super) fn row(
         curve: Vec::new(),
         timeline: Timeline::default(),
         deaths: Vec::new(),
+        repeats: Repeats::default(),
     }
 }

@@ -137,7 +137,7 @@ impl Running {
                 let of = vitals.clone();
                 let served = HttpServer::start(addr, Box::new(move |path| metrics::page(&of, path)));
                 let served = served.map_err(|e| Failure::Failed(format!("metrics cannot be served at {addr}: {e}")))?;
-                println!("metrics http://{}/metrics", served.addr());
+                writeln!(std::io::stdout(), "metrics http://{}/metrics", served.addr())?;
                 Some(served)
             }
             None => None,

@@ -15,6 +15,7 @@ use serde::Serialize;
 use self::data::{Dataset, Split};
 use self::model::{Model, ModelName, OptimizerName, Setup};
 use self::resume::{Checkpoints, Progress};
+use crate::Failure;
 
 /// Train a classifier of handwritten digits and report its accuracy on the test rows.
 ///
@@ -116,7 +117,7 @@ impl Shuffle {
 ///
 /// # Errors
 /// For unreadable data, a learning rate that is no positive number, and errors of the engine.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let split = args.dataset.load(args.data.as_deref())?;
     let model = Model::build(&Setup {
         model: args.model,
@@ -136,7 +137,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let session = Session::with_options(&model.graph, options)?;
     session.execute(&[&model.graph.global_variables_initializer()?])?;
     if !args.json {
-        println!(
+        writeln!(
+            io::stdout(),
             "{}: {} training rows, {} test rows, {} pixels, {} classes; {} parameters, {} with learning rate {}",
             args.dataset.name(),
             split.train.len(),
@@ -146,7 +148,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             model.parameters,
             args.optimizer.name(),
             model.rate
-        );
+        )?;
     }
     let summary = fit(args, &split, &model, &session, checkpoints.as_ref())?;
     let mut out = io::stdout().lock();
