@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use actorflow_core::error::{Error, Result};
 
 /// Who agrees with whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rules {
     /// How many groups there are. Those of different groups do not wait for each other's gradients.
     pub groups: usize,
@@ -54,7 +54,7 @@ impl Rules {
 pub type Push = (u64, u64);
 
 /// Which pushes make the update of a round.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// The group.
     pub group: u64,
@@ -99,7 +99,7 @@ impl Decision {
 }
 
 /// Where a replica's gradients belong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tag {
     /// The replica.
     pub replica: u64,
@@ -112,6 +112,7 @@ pub struct Tag {
 }
 
 /// A gradient that waits to be applied.
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Staged<G> {
     push: u64,
     round: u64,
@@ -119,7 +120,7 @@ struct Staged<G> {
     gradient: G,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Presence {
     /// It has not come yet.
     Absent,
@@ -127,11 +128,12 @@ enum Presence {
     Left,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Member<G> {
     presence: Presence,
     /// Pushes below are void unless they were decided on.
     floor: u64,
-    /// One more than the newest push that was seen.
+    /// More than every push that was seen, or was about to be made when the replica last joined.
     next: u64,
     /// How many pushes it has finished.
     clock: u64,
@@ -142,6 +144,7 @@ struct Member<G> {
     staged: Option<Staged<G>>,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Group {
     /// Rounds below are decided.
     next: u64,
@@ -173,6 +176,7 @@ pub struct Joined {
 }
 
 /// The state of an agreement over gradients `G`.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct State<G> {
     rules: Rules,
     ready: bool,
@@ -184,6 +188,11 @@ pub struct State<G> {
 
 /// The last bucket of the histogram counts everything that is at least so stale.
 pub const MOST_STALE: usize = 1023;
+
+/// The error of a push from before its replica joined again.
+fn void(replica: u64) -> Error {
+    Error::cancelled(format!("replica {replica} has joined again since"))
+}
 
 impl<G> State<G> {
     /// A state before its first round.
@@ -303,6 +312,8 @@ impl<G> State<G> {
             // Nobody waits for what it missed.
             m.clock = m.clock.max(slowest.unwrap_or(0));
         }
+        // What it was about to push before is not known anywhere, and may still come: it is no push of those to come.
+        m.next = m.next.saturating_add(1);
         m.floor = m.next;
         let g = &mut self.groups[of];
         g.arrived.remove(&replica);
@@ -327,13 +338,17 @@ impl<G> State<G> {
     /// a newer one of the same replica, is dropped.
     ///
     /// # Errors
-    /// As [`staleness`](Self::staleness).
+    /// `INVALID_ARGUMENT` if there is no such replica; `CANCELLED` if the push is void because its replica has joined again.
+    /// Without that it would look staged here and could be decided on elsewhere.
     pub fn stage(&mut self, tag: Tag, gradient: G) -> Result<Decision> {
         let (at, of) = (self.member(tag.replica)?, self.group(tag.replica)?);
         let alone = self.rules.alone();
         let g = &mut self.groups[of];
         let m = &mut self.members[at];
         let round = if alone { tag.push } else { tag.round };
+        if tag.push < m.floor {
+            return Err(void(tag.replica));
+        }
         m.next = m.next.max(tag.push.saturating_add(1));
         // What is decided on and not applied yet stays, whatever comes; so does what is newer.
         let decided = |push: u64| {
@@ -341,7 +356,7 @@ impl<G> State<G> {
             g.last.as_ref().is_some_and(of)
         };
         let replaces = m.staged.as_ref().is_none_or(|s| s.push <= tag.push && !decided(s.push));
-        if round >= g.applied && tag.push >= m.floor && replaces {
+        if round >= g.applied && replaces {
             // What is replaced must not be decided on.
             g.arrived.remove(&tag.replica);
             m.staged = Some(Staged {
@@ -410,10 +425,7 @@ impl<G> State<G> {
             return g.last.clone().ok_or_else(gone).map(Some);
         }
         if tag.push < self.members[self.member(tag.replica)?].floor {
-            return Err(Error::cancelled(format!(
-                "replica {} has joined again since",
-                tag.replica
-            )));
+            return Err(void(tag.replica));
         }
         let first = of * self.rules.members;
         let members = &self.members[first..first + self.rules.members];
