@@ -189,6 +189,11 @@ pub struct State<G> {
 /// The last bucket of the histogram counts everything that is at least so stale.
 pub const MOST_STALE: usize = 1023;
 
+/// The error of a push from before its replica joined again.
+fn void(replica: u64) -> Error {
+    Error::cancelled(format!("replica {replica} has joined again since"))
+}
+
 impl<G> State<G> {
     /// A state before its first round.
     ///
@@ -333,13 +338,17 @@ impl<G> State<G> {
     /// a newer one of the same replica, is dropped.
     ///
     /// # Errors
-    /// As [`staleness`](Self::staleness).
+    /// `INVALID_ARGUMENT` if there is no such replica; `CANCELLED` if the push is void because its replica has joined again.
+    /// Without that it would look staged here and could be decided on elsewhere.
     pub fn stage(&mut self, tag: Tag, gradient: G) -> Result<Decision> {
         let (at, of) = (self.member(tag.replica)?, self.group(tag.replica)?);
         let alone = self.rules.alone();
         let g = &mut self.groups[of];
         let m = &mut self.members[at];
         let round = if alone { tag.push } else { tag.round };
+        if tag.push < m.floor {
+            return Err(void(tag.replica));
+        }
         m.next = m.next.max(tag.push.saturating_add(1));
         // What is decided on and not applied yet stays, whatever comes; so does what is newer.
         let decided = |push: u64| {
@@ -347,7 +356,7 @@ impl<G> State<G> {
             g.last.as_ref().is_some_and(of)
         };
         let replaces = m.staged.as_ref().is_none_or(|s| s.push <= tag.push && !decided(s.push));
-        if round >= g.applied && tag.push >= m.floor && replaces {
+        if round >= g.applied && replaces {
             // What is replaced must not be decided on.
             g.arrived.remove(&tag.replica);
             m.staged = Some(Staged {
@@ -416,10 +425,7 @@ impl<G> State<G> {
             return g.last.clone().ok_or_else(gone).map(Some);
         }
         if tag.push < self.members[self.member(tag.replica)?].floor {
-            return Err(Error::cancelled(format!(
-                "replica {} has joined again since",
-                tag.replica
-            )));
+            return Err(void(tag.replica));
         }
         let first = of * self.rules.members;
         let members = &self.members[first..first + self.rules.members];
