@@ -66,31 +66,6 @@ impl Arg {
     }
 }
 
-/// An element's bytes and zeros behind them, in registers.
-///
-/// A scalar tensor whose element is stored on its own is read again, as a whole, before the store has left the
-/// processor's queue, and waits for it; so scalars are made of whole words.
-pub(super) type Word = [u64; 2];
-
-/// The bytes of an element as a [`Word`].
-#[inline(always)]
-fn word<T: Element>(x: T) -> Word {
-    const { assert!(size_of::<T>() <= size_of::<Word>()) };
-    let mut word = [0; 2];
-    // SAFETY: an element is as many initialised bytes as its type has, and the word has room for them.
-    unsafe { std::ptr::copy_nonoverlapping((&raw const x).cast::<u8>(), word.as_mut_ptr().cast(), size_of::<T>()) };
-    word
-}
-
-/// Writes the first `size` bytes of a word.
-///
-/// # Safety
-/// `y` is valid for writing them, and `size` is that of an element.
-unsafe fn write(w: Word, y: *mut u8, size: usize) {
-    // SAFETY: the caller's promise; a word has 16 bytes.
-    unsafe { std::ptr::copy_nonoverlapping(w.as_ptr().cast(), y, size.min(size_of::<Word>())) };
-}
-
 type Run1 = unsafe fn(*const u8, *mut u8, usize);
 type RunIn1 = unsafe fn(*mut u8, usize);
 type Run2 = unsafe fn(*const u8, *const u8, *mut u8, usize);
@@ -99,7 +74,7 @@ type RunIn2 = unsafe fn(*mut u8, *const u8, usize);
 /// `y[i] = f(x[i])` for element types given by [`DType`]s.
 #[derive(Clone, Copy)]
 pub struct Loop1 {
-    one: unsafe fn(*const u8) -> Word,
+    one: unsafe fn(*const u8, *mut u8),
     run: Run1,
     in_place: Option<RunIn1>,
     input: DType,
@@ -111,7 +86,7 @@ pub struct Loop1 {
 /// `y[i] = f(a[i], b[i])` for element types given by [`DType`]s.
 #[derive(Clone, Copy)]
 pub struct Loop2 {
-    one: unsafe fn(*const u8, *const u8) -> Word,
+    one: unsafe fn(*const u8, *const u8, *mut u8),
     vv: Run2,
     sv: Run2,
     vs: Run2,
@@ -133,11 +108,13 @@ const COSTLY: usize = 1 << 10;
 // valid and aligned for `n` elements (for one, where it is a scalar) of the types, and the result overlaps no operand
 // unless the function is an in-place one.
 
-unsafe fn one1<F: Fn1<A, B>, A: Element, B: Element>(x: *const u8) -> Word {
+unsafe fn one1<F: Fn1<A, B>, A: Element, B: Element>(x: *const u8, y: *mut u8) {
     let mut out = [B::default()];
-    // SAFETY: as said above.
-    simd::map1::<F, A, B>(&[unsafe { (x as *const A).read() }], &mut out);
-    word(out[0])
+    // SAFETY: as said above; the operand is read before the result is written, so that they may overlap.
+    unsafe {
+        simd::map1::<F, A, B>(&[(x as *const A).read()], &mut out);
+        (y as *mut B).write(out[0]);
+    }
 }
 
 unsafe fn run1<F: Fn1<A, B>, A: Element, B: Element>(x: *const u8, y: *mut u8, n: usize) {
@@ -155,12 +132,13 @@ unsafe fn run_in1<F: Fn1<A, A>, A: Element>(y: *mut u8, n: usize) {
     simd::map1_inplace::<F, A>(unsafe { std::slice::from_raw_parts_mut(y as *mut A, n) });
 }
 
-unsafe fn one2<F: Fn2<A, B, C>, A: Element, B: Element, C: Element>(a: *const u8, b: *const u8) -> Word {
+unsafe fn one2<F: Fn2<A, B, C>, A: Element, B: Element, C: Element>(a: *const u8, b: *const u8, y: *mut u8) {
     let mut out = [C::default()];
-    // SAFETY: as said above.
-    let (a, b) = unsafe { ((a as *const A).read(), (b as *const B).read()) };
-    simd::map2::<F, A, B, C>(&[a], &[b], &mut out);
-    word(out[0])
+    // SAFETY: as said above; the operands are read before the result is written, so that they may overlap.
+    unsafe {
+        simd::map2::<F, A, B, C>(&[(a as *const A).read()], &[(b as *const B).read()], &mut out);
+        (y as *mut C).write(out[0]);
+    }
 }
 
 unsafe fn run_vv<F: Fn2<A, B, C>, A: Element, B: Element, C: Element>(
@@ -227,11 +205,13 @@ pub trait SliceFn<A: Element, B: Element>: 'static {
     fn run(x: &[A], y: &mut [B]);
 }
 
-unsafe fn one_of_slice<F: SliceFn<A, B>, A: Element, B: Element>(x: *const u8) -> Word {
+unsafe fn one_of_slice<F: SliceFn<A, B>, A: Element, B: Element>(x: *const u8, y: *mut u8) {
     let mut out = [B::default()];
-    // SAFETY: as said above.
-    F::run(&[unsafe { (x as *const A).read() }], &mut out);
-    word(out[0])
+    // SAFETY: as said above; the operand is read before the result is written, so that they may overlap.
+    unsafe {
+        F::run(&[(x as *const A).read()], &mut out);
+        (y as *mut B).write(out[0]);
+    }
 }
 
 unsafe fn run_slice<F: SliceFn<A, B>, A: Element, B: Element>(x: *const u8, y: *mut u8, n: usize) {
@@ -340,23 +320,6 @@ impl Loop1 {
         self.grain
     }
 
-    /// `f` of one element.
-    ///
-    /// # Safety
-    /// `x` is valid for reading one element of the loop's type, initialised and aligned.
-    #[inline(always)]
-    pub(super) unsafe fn scalar(&self, x: *const u8) -> Word {
-        // SAFETY: the caller's promise is what the functions ask for; a word has room for any element.
-        unsafe {
-            if self.half.is_none() {
-                return (self.one)(x);
-            }
-            let mut y = [0; 2];
-            self.run(x, y.as_mut_ptr().cast(), 1);
-            y
-        }
-    }
-
     /// `y[i] = f(x[i])` for `n` elements.
     ///
     /// # Safety
@@ -368,7 +331,7 @@ impl Loop1 {
             if let Some(h) = self.half {
                 self.run_half(h, x, y, n);
             } else if n == 1 {
-                write((self.one)(x), y, self.output.size());
+                (self.one)(x, y);
             } else if !std::ptr::eq(x, y) {
                 (self.run)(x, y, n);
             } else if let Some(f) = self.in_place {
@@ -487,23 +450,6 @@ impl Loop2 {
         self.grain
     }
 
-    /// `f` of one element each.
-    ///
-    /// # Safety
-    /// The operands are valid for reading one element of the loop's types, initialised and aligned.
-    #[inline(always)]
-    pub(super) unsafe fn scalar(&self, a: *const u8, b: *const u8) -> Word {
-        // SAFETY: the caller's promise is what the functions ask for; a word has room for any element.
-        unsafe {
-            if self.half.is_none() {
-                return (self.one)(a, b);
-            }
-            let mut y = [0; 2];
-            self.run(Arg::Many(a), Arg::Many(b), y.as_mut_ptr().cast(), 1);
-            y
-        }
-    }
-
     /// `y[i] = f(a[i], b[i])` for `n` elements, where an operand may be one element for all.
     ///
     /// # Safety
@@ -517,7 +463,7 @@ impl Loop2 {
                 return self.run_half(h, a, b, y, n);
             }
             if n == 1 {
-                return write((self.one)(a.ptr(), b.ptr()), y, self.output.size());
+                return (self.one)(a.ptr(), b.ptr(), y);
             }
             let shared = |p: *const u8| std::ptr::eq(p, y);
             match (a, b) {
@@ -530,8 +476,8 @@ impl Loop2 {
                 (Arg::Many(a), Arg::One(b)) if !shared(a) => (self.vs)(a, b, y, n),
                 (Arg::One(a), Arg::One(b)) => {
                     // All results are the same one: compute it, then copy it.
+                    (self.one)(a, b, y);
                     let size = self.output.size();
-                    write((self.one)(a, b), y, size);
                     for i in 1..n {
                         std::ptr::copy_nonoverlapping(y, y.add(i * size), size);
                     }

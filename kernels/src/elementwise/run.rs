@@ -78,9 +78,11 @@ pub fn map1(f: &Loop1, cx: &mut OpContext<'_>) -> Result<()> {
     let x = cx.input(0)?;
     expect(0, x, f.input())?;
     if x.shape().is_scalar() {
-        // SAFETY: the operand has one element of the loop's dtype, and the result is one of its output dtype.
-        let y = unsafe { Tensor::scalar_of_words(f.output(), f.scalar(start(x)?)) };
-        cx.set_output(0, y?);
+        let mut y = Tensor::zero_scalar(f.output())?;
+        let to = start_mut(&mut y)?;
+        // SAFETY: both tensors have one element of the loop's dtypes, and the result is this kernel's only.
+        unsafe { f.run(start(x)?, to, 1) };
+        cx.set_output(0, y);
         return Ok(());
     }
     let shape = x.shape().clone();
@@ -139,9 +141,11 @@ pub fn map2(f: &Loop2, cx: &mut OpContext<'_>) -> Result<()> {
     expect(1, b, tb)?;
     if a.shape().is_scalar() && b.shape().is_scalar() {
         // The short path of scalar programs: nothing is allocated, nothing is planned.
-        // SAFETY: each operand has one element of the loop's dtypes, and the result is one of its output dtype.
-        let y = unsafe { Tensor::scalar_of_words(f.output(), f.scalar(start(a)?, start(b)?)) };
-        cx.set_output(0, y?);
+        let mut y = Tensor::zero_scalar(f.output())?;
+        let to = start_mut(&mut y)?;
+        // SAFETY: each tensor has one element of the loop's dtypes, and the result is this kernel's only.
+        unsafe { f.run(Arg::Many(start(a)?), Arg::Many(start(b)?), to, 1) };
+        cx.set_output(0, y);
         return Ok(());
     }
     let (shape, layout) = layout(a, b)?;

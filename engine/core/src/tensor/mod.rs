@@ -93,20 +93,6 @@ impl Tensor {
         }
     }
 
-    /// A scalar of a plain dtype whose element's bytes are the first ones of `words`.
-    ///
-    /// # Errors
-    /// `INVALID_ARGUMENT` if the dtype has no dense layout.
-    ///
-    /// # Safety
-    /// The bytes are an element of the dtype: 0 or 1 for a bool.
-    #[inline(always)]
-    pub unsafe fn scalar_of_words(dtype: DType, words: [u64; 2]) -> Result<Tensor> {
-        let mut t = Tensor::zero_scalar(dtype)?;
-        t.data = Data::Inline(words);
-        Ok(t)
-    }
-
     /// The dense data as bytes, native byte order; `None` for strings, resources and variants.
     #[inline]
     pub fn bytes(&self) -> Option<&[u8]> {
