@@ -185,7 +185,10 @@ fn sequences_have_a_context_and_padded_lists() {
     let rows = [[0i64, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 0, 1]];
     assert_eq!(got[3], Tensor::from(rows));
     assert_eq!(got[5], Tensor::from([2i64, 2, 2]));
-    assert_eq!(got[6], Tensor::from_slice([2, 2, 2], &[1i64, 2, 3, 4, 5, 6, 0, 0]).unwrap());
+    assert_eq!(
+        got[6],
+        Tensor::from_slice([2, 2, 2], &[1i64, 2, 3, 4, 5, 6, 0, 0]).unwrap()
+    );
     assert_eq!(got[7].shape().dims(), [2, 0]);
     assert_eq!(got[8], Tensor::from([2i64, 1]));
     assert_eq!(got[9], Tensor::from([0i64, 0]));
