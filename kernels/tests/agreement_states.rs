@@ -32,7 +32,7 @@ enum At {
     /// Goes to the gate.
     Finishing,
     /// Has finished a push, and waits until it may go on.
-    AtGate,
+    Gate,
     Done,
 }
 
@@ -141,8 +141,8 @@ impl Model {
                 At::Waiting if !matches!(self.servers[0].decided(self.tag(r, 0)), Ok(None)) => {
                     all.push(Action::Act(r, 0))
                 }
-                At::AtGate if self.servers[0].may_go(r as u64).unwrap() => all.push(Action::Act(r, 0)),
-                At::Waiting | At::AtGate | At::Done => {}
+                At::Gate if self.servers[0].may_go(r as u64).unwrap() => all.push(Action::Act(r, 0)),
+                At::Waiting | At::Gate | At::Done => {}
             }
         }
         all
@@ -315,9 +315,9 @@ impl Model {
             At::Finishing => {
                 self.servers[0].finish(r as u64).unwrap();
                 *self.clocks[r].as_mut().unwrap() += 1;
-                self.replicas[r].at = At::AtGate;
+                self.replicas[r].at = At::Gate;
             }
-            At::AtGate => {
+            At::Gate => {
                 let mine = self.clocks[r].unwrap();
                 let slowest = self.clocks.iter().flatten().min().copied().unwrap();
                 assert!(

@@ -378,7 +378,6 @@ fn run(
         let mut cx = OpContext::new(&mut ins, &mut outs, &step, &held, may);
         let result = kernel.compute(&mut cx);
         let suspended = cx.is_suspended();
-        drop(cx);
         held.release_all();
         if suspended {
             assert!(result.is_ok(), "a parked node failed");

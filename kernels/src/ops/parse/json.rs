@@ -92,12 +92,12 @@ fn feature(v: &Value) -> std::result::Result<Vec<u8>, String> {
 fn example(text: &[u8]) -> std::result::Result<Vec<u8>, String> {
     let v: Value = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     let mut features = Message::default();
-    if let Some(f) = member(object(&v, "an example")?, "features", "features") {
-        if let Some(map) = member(object(f, "features")?, "feature", "feature") {
-            for (name, f) in object(map, "feature")? {
-                let entry = Message::default().part(1, name.as_bytes()).part(2, &feature(f)?);
-                features = features.part(1, &entry.done());
-            }
+    if let Some(f) = member(object(&v, "an example")?, "features", "features")
+        && let Some(map) = member(object(f, "features")?, "feature", "feature")
+    {
+        for (name, f) in object(map, "feature")? {
+            let entry = Message::default().part(1, name.as_bytes()).part(2, &feature(f)?);
+            features = features.part(1, &entry.done());
         }
     }
     Ok(Message::default().part(1, &features.done()).done())
