@@ -20,7 +20,7 @@ pub(super) fn run(ir: &mut Ir) -> usize {
     let mut gone = 0;
     for (i, n) in ir.nodes.iter().enumerate() {
         let Some(n) = n else { continue };
-        if n.pinned || !n.control.is_empty() || n.is_untouchable() || ir.reads_reference(n) || !hands_on(ir, n) {
+        if n.pinned || !n.control.is_empty() || !ir.is_free(n) || !hands_on(ir, n) {
             continue;
         }
         gone += 1;

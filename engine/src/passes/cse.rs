@@ -41,7 +41,7 @@ pub(super) fn run(ir: &mut Ir) -> usize {
         n.control.sort_unstable();
         n.control.dedup();
         let Some(n) = ir.node(i) else { continue };
-        if n.is_untouchable() || n.output_types.is_empty() || ir.reads_reference(n) {
+        if n.output_types.is_empty() || !ir.is_free(n) {
             continue;
         }
         let alike = seen.entry(hash(n)).or_default();

@@ -49,7 +49,7 @@ pub(super) fn run(ir: &mut Ir, resources: &Arc<ResourceManager>) -> Result<usize
             }
             continue;
         }
-        if n.is_untouchable() || n.inputs.is_empty() || n.output_types.is_empty() || ir.reads_reference(n) {
+        if n.inputs.is_empty() || n.output_types.is_empty() || !ir.is_free(n) {
             continue;
         }
         let (values, more) = match of_shape(ir, n, &effects) {

@@ -46,7 +46,7 @@ pub(super) fn run(ir: &mut Ir) -> Result<usize> {
             };
             let Some(n) = ir.node(*node) else { break None };
             let alone = users.only_data_user(*node) == Some(at) && !n.target;
-            if !alone || n.is_untouchable() || ir.reads_reference(n) {
+            if !alone || !ir.is_free(n) {
                 break None;
             }
             control.extend(&n.control);

@@ -63,7 +63,7 @@ fn steps(ir: &Ir, n: &IrNode) -> Option<usize> {
     let &[dtype @ (DType::F32 | DType::F64)] = &n.output_types[..] else {
         return None;
     };
-    if n.is_untouchable() || ir.reads_reference(n) || n.input_types.iter().any(|t| *t != dtype) {
+    if !ir.is_free(n) || n.input_types.iter().any(|t| *t != dtype) {
         return None;
     }
     let (function, _) = part(n.def.name(), dtype)?;

@@ -53,12 +53,11 @@ pub(super) fn run(ir: &mut Ir) -> Result<usize> {
 
 /// Whether `relu` is the gradient of the `Relu` whose output was pooled, taken of `pool`, which is node `i`.
 fn is_pair(ir: &Ir, (i, pool): (usize, &IrNode), relu: &IrNode) -> bool {
-    let free = |n: &IrNode| !n.is_untouchable() && !ir.reads_reference(n);
     pool.def.name() == "MaxPoolGrad"
         && relu.def.name() == "ReluGrad"
         && matches!(pool.output_types[..], [DType::F32 | DType::F64])
-        && free(pool)
-        && free(relu)
+        && ir.is_free(pool)
+        && ir.is_free(relu)
         && matches!(relu.inputs[..], [Source::Node { node, .. }, features]
             if node == i && pool.inputs.first() == Some(&features))
 }

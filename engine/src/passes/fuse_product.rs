@@ -42,7 +42,7 @@ pub(super) fn run(ir: &mut Ir) -> Result<usize> {
             && let Some(j) = users.only_user(ir, last)
             && let Some(n) = ir.node(j)
             && n.def.name() == "Relu"
-            && is_free(ir, n)
+            && ir.is_free(n)
         {
             chain.push(j);
         }
@@ -55,10 +55,6 @@ pub(super) fn run(ir: &mut Ir) -> Result<usize> {
         ir.sweep();
     }
     Ok(fused)
-}
-
-fn is_free(ir: &Ir, n: &IrNode) -> bool {
-    !n.is_untouchable() && !ir.reads_reference(n)
 }
 
 /// What takes in a product: the operation, and the attributes that it has from the product.
@@ -81,7 +77,7 @@ fn fused_op(product: &IrNode) -> Option<(&'static str, &'static [&'static str])>
 }
 
 fn is_product(ir: &Ir, n: &IrNode) -> bool {
-    fused_op(n).is_some() && matches!(n.output_types[..], [DType::F32 | DType::F64]) && is_free(ir, n)
+    fused_op(n).is_some() && matches!(n.output_types[..], [DType::F32 | DType::F64]) && ir.is_free(n)
 }
 
 /// Whether the node's channels are last, as they are if it does not say.
@@ -94,7 +90,7 @@ fn bias_of(ir: &Ir, product: &IrNode, i: usize, n: &IrNode) -> Option<Source> {
     let of_product = |s: &Source| matches!(s, Source::Node { node, .. } if *node == i);
     let at = n.inputs.iter().position(of_product)?;
     let other = *n.inputs.get(1 - at.min(1)).filter(|_| n.inputs.len() == 2)?;
-    if !is_free(ir, n) || of_product(&other) {
+    if !ir.is_free(n) || of_product(&other) {
         return None;
     }
     match n.def.name() {

@@ -32,7 +32,7 @@ pub(super) fn run(ir: &mut Ir) -> usize {
         let Some(n) = ir.node(i).filter(|n| is_gate(n)) else {
             continue;
         };
-        if n.is_untouchable() || ir.reads_reference(n) {
+        if !ir.is_free(n) {
             continue;
         }
         let Some(&Source::Node { node: input, .. }) = n.inputs.first() else {
@@ -109,7 +109,7 @@ fn is_harmless(ir: &Ir, n: &IrNode) -> bool {
             .is_none_or(|m| m.def.name() == "ReadVariableOp" || ir.reads_reference(m)),
         Source::Feed(_) => false,
     });
-    total && !takes_value && !n.is_untouchable() && !ir.reads_reference(n)
+    total && !takes_value && ir.is_free(n)
 }
 
 /// Which events (effects, readings of variables, control flow) each node comes after, as sets of bits.
@@ -122,7 +122,7 @@ struct Events {
 
 impl Events {
     fn new(ir: &Ir, order: &[usize]) -> Events {
-        let is_event = |n: &IrNode| n.is_untouchable() || ir.reads_reference(n);
+        let is_event = |n: &IrNode| !ir.is_free(n);
         let count = ir.nodes.iter().flatten().filter(|n| is_event(n)).count();
         let words = count.div_ceil(64).max(1);
         let mut events = Events {

@@ -351,6 +351,11 @@ impl Ir {
         }
     }
 
+    /// Whether passes may merge, replace or leave out a node: it may be touched, and it does not matter when it runs.
+    pub fn is_free(&self, n: &IrNode) -> bool {
+        !n.is_untouchable() && !self.reads_reference(n)
+    }
+
     /// Whether a node takes the value of a reference: it reads a variable at the time when it runs.
     pub fn reads_reference(&self, n: &IrNode) -> bool {
         let inputs = n.inputs.iter().zip(&n.input_refs);
