@@ -12,7 +12,8 @@ use actorflow_core::kernel::{OpContext, Suspend};
 
 use super::launch::Job;
 use super::plan::{
-    CLAIMS, DEREF, EMPTY, EXPENSIVE_NS, Edge, MEASURED, NO_NODE, Plan, PlanNode, SPECIAL, SUSPENDS, UNUSED_OUTPUTS,
+    CLAIMS, DEREF, DIRECT, EMPTY, EXPENSIVE_NS, Edge, MEASURED, NO_NODE, Plan, PlanNode, SPECIAL, SUSPENDS,
+    UNUSED_OUTPUTS,
 };
 use super::run::Executor;
 use super::step::{Arrived, RUNNING, Scratch, Step};
@@ -124,7 +125,7 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
         }
         // SAFETY: all inputs of this node have arrived, so nobody else touches its slots.
         let inputs = unsafe { self.step.inputs(node.first_slot, node.inputs) };
-        let outputs = &mut self.scratch.outputs[..node.outputs as usize];
+        let outputs = places(plan, self.step, &mut self.scratch.outputs, node);
         let mut cx = OpContext::new(inputs, outputs, &self.step.cx, const { &Claims::none() }, None);
         let result = node.kernel.compute(&mut cx);
         self.clear_inputs(node);
@@ -175,7 +176,7 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
         } else {
             None
         };
-        let outputs = &mut self.scratch.outputs[..node.outputs as usize];
+        let outputs = places(self.plan, self.step, &mut self.scratch.outputs, node);
         let mut cx = OpContext::new(inputs, outputs, &self.step.cx, &self.scratch.claims, suspend);
         let result = node.kernel.compute(&mut cx);
         let suspended = cx.is_suspended();
@@ -201,23 +202,33 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
     fn propagate(&mut self, n: u32, node: &PlanNode) -> Option<u32> {
         let plan: &'a Plan = self.plan;
         let mut next = None;
-        let first = node.first_edge as usize;
-        // SAFETY: edge ranges come from the plan, which laid them out when it was made.
-        let edges = unsafe { plan.edges.get_unchecked(first..first + node.edges as usize) };
-        for e in edges {
-            let out = &mut self.scratch.outputs[e.out as usize];
-            let t = if e.last { out.take() } else { out.clone() };
-            let Some(t) = t else {
-                self.empty_output(n, e.out);
-                return None;
-            };
-            // SAFETY: this node is the producer of the slot, and the arrival is counted below.
-            unsafe { self.step.put(e.slot, t) };
-            if e.dst != NO_NODE
-                && self.arrive(e.dst)
-                && let Some(before) = next.replace(e.dst)
-            {
-                self.scratch.stack.push(before);
+        match edges(plan, node) {
+            [copies @ .., last] if node.flags & DIRECT != 0 => {
+                // SAFETY: this node is the producer of the slot, whose arrival is counted below.
+                let value = unsafe { &self.step.inputs(last.slot, 1)[0] };
+                if value.is_none() {
+                    self.empty_output(n, 0);
+                    return None;
+                }
+                for e in copies {
+                    // SAFETY: as above; the slots of two edges are two.
+                    unsafe { self.step.fill(e.slot, value.clone()) };
+                    self.arrive_at(e.dst, &mut next);
+                }
+                self.arrive_at(last.dst, &mut next);
+            }
+            edges => {
+                for e in edges {
+                    let out = &mut self.scratch.outputs[e.out as usize];
+                    let t = if e.last { out.take() } else { out.clone() };
+                    if t.is_none() {
+                        self.empty_output(n, e.out);
+                        return None;
+                    }
+                    // SAFETY: this node is the producer of the slot, and the arrival is counted below.
+                    unsafe { self.step.fill(e.slot, t) };
+                    self.arrive_at(e.dst, &mut next);
+                }
             }
         }
         if node.flags & UNUSED_OUTPUTS != 0 {
@@ -228,13 +239,20 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
         let first = node.first_control as usize;
         // SAFETY: as for the data edges.
         for &dst in unsafe { plan.controls.get_unchecked(first..first + node.controls as usize) } {
-            if self.arrive(dst)
-                && let Some(before) = next.replace(dst)
-            {
-                self.scratch.stack.push(before);
-            }
+            self.arrive_at(dst, &mut next);
         }
         next
+    }
+
+    /// Counts an arrival, if a node waits for it. What becomes ready is `next`, and what was that is stacked.
+    #[inline(always)]
+    fn arrive_at(&mut self, dst: u32, next: &mut Option<u32>) {
+        if dst != NO_NODE
+            && self.arrive(dst)
+            && let Some(before) = next.replace(dst)
+        {
+            self.scratch.stack.push(before);
+        }
     }
 
     #[inline(always)]
@@ -333,7 +351,8 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
                 let node = &self.plan.nodes[n as usize];
                 match outputs {
                     Ok(v) if v.len() == node.outputs as usize => {
-                        for (slot, t) in self.scratch.outputs.iter_mut().zip(v) {
+                        let places = places(self.plan, self.step, &mut self.scratch.outputs, node);
+                        for (slot, t) in places.iter_mut().zip(v) {
                             *slot = Some(t);
                         }
                         let next = self.propagate(n, node);
@@ -348,5 +367,29 @@ impl<'a, const SOLO: bool> Runner<'a, SOLO> {
             }
         }
         self.drain();
+    }
+}
+
+/// The data edges of a node of the plan.
+#[inline(always)]
+fn edges<'a>(plan: &'a Plan, node: &PlanNode) -> &'a [Edge] {
+    let first = node.first_edge as usize;
+    // SAFETY: edge ranges come from the plan, which laid them out when it was made.
+    unsafe { plan.edges.get_unchecked(first..first + node.edges as usize) }
+}
+
+/// Where a node's outputs are to be left for [`Runner::propagate`]: all but the single ones in `area`.
+#[inline(always)]
+fn places<'s>(
+    plan: &Plan,
+    step: &'s Step,
+    area: &'s mut [Option<Tensor>],
+    node: &PlanNode,
+) -> &'s mut [Option<Tensor>] {
+    match edges(plan, node).last() {
+        // SAFETY: the node runs or has just got its outputs, so it is the producer of this slot, and has not counted
+        // the arrival there.
+        Some(last) if node.flags & DIRECT != 0 => unsafe { step.inputs(last.slot, 1) },
+        _ => &mut area[..node.outputs as usize],
     }
 }

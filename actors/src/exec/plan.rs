@@ -160,6 +160,8 @@ pub(super) const MEASURED: u16 = 16;
 
 /// The kernel does nothing: firing the node is passing its control edges on.
 pub(super) const EMPTY: u16 = 32;
+/// The only output is written where the last of its edges leads.
+pub(super) const DIRECT: u16 = 64;
 /// The node needs more than a call of its kernel.
 pub(super) const SPECIAL: u16 = DEREF | CLAIMS | SUSPENDS;
 
@@ -390,6 +392,7 @@ impl Plan {
             flag(node.kernel.cost() == Cost::Measured, MEASURED);
             let edgeless = node.inputs.is_empty() && node.outputs == 0;
             flag(node.kernel.is_empty() && edgeless, EMPTY);
+            flag(node.outputs == 1 && used == 1, DIRECT);
             self.may_wait |= flags & (DEREF | CLAIMS | SUSPENDS) != 0;
             let first_edge = u32::try_from(edges.len()).map_err(|_| Error::exhausted("too many edges"))?;
             nodes.push(PlanNode {

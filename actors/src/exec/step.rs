@@ -208,9 +208,19 @@ impl Step {
     /// The caller is the producer of this slot and has not yet counted its arrival.
     #[inline(always)]
     pub(super) unsafe fn put(&self, slot: u32, t: Tensor) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.fill(slot, Some(t)) }
+    }
+
+    /// Writes a slot, or leaves it empty.
+    ///
+    /// # Safety
+    /// As [`put`](Self::put).
+    #[inline(always)]
+    pub(super) unsafe fn fill(&self, slot: u32, t: Option<Tensor>) {
         debug_assert!((slot as usize) < self.slots.len());
         // SAFETY: in range by construction of the plan; the caller has the slot to itself.
-        unsafe { *self.slots.get_unchecked(slot as usize).get() = Some(t) }
+        unsafe { *self.slots.get_unchecked(slot as usize).get() = t }
     }
 
     /// Takes the fetched tensors. The step is over.

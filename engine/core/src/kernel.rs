@@ -13,7 +13,7 @@ use crate::parallel::Parallel;
 use crate::rendezvous::{NO_ITERATION, Rendezvous};
 use crate::resource::{Resource, ResourceManager, Variable};
 use crate::shape::Shape;
-use crate::tensor::{Pool, Tensor};
+use crate::tensor::{INLINE_BYTES, Pool, Tensor};
 
 /// What a kernel costs, as far as it is known without measuring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -314,6 +314,20 @@ impl<'a> OpContext<'a> {
         }
     }
 
+    /// Makes output `i` a scalar zero of a plain dtype, in the place from which it is delivered, and gives its first
+    /// bytes to be written. A scalar that is made elsewhere and moved here is read in wider pieces than it was written
+    /// in, and such reads wait for the stores.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if the dtype has no dense layout, `INTERNAL` if there is no such output.
+    #[inline]
+    pub fn scalar_output(&mut self, i: usize, dtype: DType) -> Result<&mut [u8; INLINE_BYTES]> {
+        match self.outputs.get_mut(i) {
+            Some(o) => Tensor::zero_scalar_in(o, dtype),
+            None => Err(missing_output(i)),
+        }
+    }
+
     /// Sets output `i` to the tensor of input `j`, sharing its data.
     ///
     /// # Errors
@@ -439,6 +453,11 @@ impl<'a> OpContext<'a> {
     pub fn inputs(&self) -> &[Option<Tensor>] {
         self.inputs
     }
+}
+
+#[cold]
+fn missing_output(i: usize) -> Error {
+    Error::internal(format!("there is no output {i}"))
 }
 
 #[cold]

@@ -78,11 +78,10 @@ pub fn map1(f: &Loop1, cx: &mut OpContext<'_>) -> Result<()> {
     let x = cx.input(0)?;
     expect(0, x, f.input())?;
     if x.shape().is_scalar() {
-        let mut y = Tensor::zero_scalar(f.output())?;
-        let to = start_mut(&mut y)?;
+        let from = start(x)?;
+        let to = cx.scalar_output(0, f.output())?.as_mut_ptr();
         // SAFETY: both tensors have one element of the loop's dtypes, and the result is this kernel's only.
-        unsafe { f.run(start(x)?, to, 1) };
-        cx.set_output(0, y);
+        unsafe { f.run(from, to, 1) };
         return Ok(());
     }
     let shape = x.shape().clone();
@@ -141,11 +140,10 @@ pub fn map2(f: &Loop2, cx: &mut OpContext<'_>) -> Result<()> {
     expect(1, b, tb)?;
     if a.shape().is_scalar() && b.shape().is_scalar() {
         // The short path of scalar programs: nothing is allocated, nothing is planned.
-        let mut y = Tensor::zero_scalar(f.output())?;
-        let to = start_mut(&mut y)?;
+        let (a, b) = (start(a)?, start(b)?);
+        let to = cx.scalar_output(0, f.output())?.as_mut_ptr();
         // SAFETY: each tensor has one element of the loop's dtypes, and the result is this kernel's only.
-        unsafe { f.run(Arg::Many(start(a)?), Arg::Many(start(b)?), to, 1) };
-        cx.set_output(0, y);
+        unsafe { f.run(Arg::Many(a), Arg::Many(b), to, 1) };
         return Ok(());
     }
     let (shape, layout) = layout(a, b)?;

@@ -232,6 +232,24 @@ impl Tensor {
         })
     }
 
+    /// A scalar zero of a plain dtype in `place`, and its first bytes, to be written.
+    #[inline]
+    pub(crate) fn zero_scalar_in(place: &mut Option<Tensor>, dtype: DType) -> Result<&mut [u8; INLINE_BYTES]> {
+        if !dtype.is_plain() {
+            return Err(no_layout(dtype));
+        }
+        let made = place.insert(Tensor {
+            data: Data::Inline([0; 2]),
+            shape: Shape::SCALAR,
+            dtype,
+        });
+        match &mut made.data {
+            // SAFETY: sixteen bytes of words are as many bytes, and any bytes are words.
+            Data::Inline(cell) => Ok(unsafe { &mut *std::ptr::from_mut(cell).cast::<[u8; INLINE_BYTES]>() }),
+            _ => Err(no_layout(dtype)),
+        }
+    }
+
     /// A scalar zero of a plain dtype, for kernels that write it at once.
     ///
     /// # Errors
