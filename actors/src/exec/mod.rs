@@ -28,3 +28,4 @@ pub use launch::{Ended, Launched, Pace, StepFuture, Stop};
 pub use plan::{InputSpec, NodeInfo, NodeSpec, Plan, PlanClass, PlanSpec, Role, Source};
 pub use run::{Executor, PartOf, PartWatch, RunOptions};
 pub use step::{NodeTrace, Trace};
+pub use wait::panic_message;

@@ -72,11 +72,7 @@ impl Host<'_> {
     /// Fails the step with the panic of this node's kernel.
     #[cold]
     pub(super) fn panicked(&self, spot: Spot, payload: Box<dyn Any + Send>) {
-        let what = payload
-            .downcast_ref::<&str>()
-            .map(|s| (*s).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".into());
+        let what = panic_message(&*payload);
         self.fail(spot, Error::internal(format!("the kernel panicked: {what}")));
     }
 
@@ -247,4 +243,11 @@ impl Resume for Suspended {
     fn cancel(&self) -> &CancelToken {
         &self.step.cx.cancel
     }
+}
+
+/// What a panic says, of the payload that catching it gives.
+pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use actorflow_actors::exec::{Executor, Launched, Pace, PartOf, PartWatch, Plan, RunOptions, Trace};
@@ -12,8 +12,9 @@ use actorflow_core::rendezvous::{Arrival, EdgeKey, Rendezvous};
 use actorflow_core::resource::ResourceManager;
 use actorflow_core::tensor::Tensor;
 use dashmap::DashMap;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
+use super::joint::Joint;
 use super::messages::WAITS_FOR;
 use super::table::{Route, Routes, StepTable};
 
@@ -100,7 +101,7 @@ pub(crate) struct ShareStatus {
     pub(crate) waiting: bool,
     /// For what: nodes and edges.
     pub(crate) waits_for: String,
-    /// How many other steps are in progress here.
+    /// How many other steps are in progress here that do not stand still, as far as is known.
     pub(crate) others: usize,
 }
 
@@ -112,12 +113,25 @@ struct Active {
     caller: Option<Arc<PartWatch>>,
     cancel: CancelToken,
     begun: Instant,
+    /// Its coordinator has seen it stand still everywhere, and no progress since.
+    stalled: AtomicBool,
 }
 
 struct Entry {
     table: Arc<StepTable>,
     active: Option<Arc<Active>>,
     born: Instant,
+}
+
+impl Entry {
+    /// Of a step that has not begun here.
+    fn early(step: u64) -> Entry {
+        Entry {
+            table: StepTable::new(step),
+            active: None,
+            born: Instant::now(),
+        }
+    }
 }
 
 /// Steps that are over, so that what comes late for them is known to be late.
@@ -131,6 +145,11 @@ struct Ended {
 const REMEMBER: usize = 8192;
 /// What arrives for a step that does not begin for so long is dropped.
 const EARLY: Duration = Duration::from_secs(30);
+/// Steps for which something may have arrived before they began. A coordinator tells all its tasks at once, so that even
+/// a few are rare; one that comes when there are so many fails when it begins.
+const EARLY_STEPS: usize = 4096;
+/// How often early arrivals are looked through, at most.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Counts of what was dropped.
 #[derive(Debug, Default)]
@@ -148,96 +167,13 @@ pub(crate) struct Host {
     executors: Vec<Arc<Executor>>,
     resources: Arc<ResourceManager>,
     steps: DashMap<u64, Entry>,
+    /// Those of them that have not begun.
+    early: AtomicUsize,
+    swept: Mutex<Instant>,
     ended: Mutex<Ended>,
     /// Steps that have begun.
     pub(crate) begun: AtomicU64,
     pub(crate) dropped: Dropped,
-}
-
-/// The parts of a share that run at the same time, and what comes of them.
-struct Joint {
-    state: Mutex<JointState>,
-    over: Condvar,
-    cancel: CancelToken,
-}
-
-struct JointState {
-    left: usize,
-    error: Option<Error>,
-    fetched: Vec<Option<Tensor>>,
-    then: Option<Box<dyn FnOnce(Result<Vec<Tensor>>) + Send>>,
-}
-
-impl Joint {
-    fn new(
-        share: &SharePlan,
-        cancel: &CancelToken,
-        then: Option<Box<dyn FnOnce(Result<Vec<Tensor>>) + Send>>,
-    ) -> Arc<Joint> {
-        Arc::new(Joint {
-            state: Mutex::new(JointState {
-                left: share.devices.len(),
-                error: None,
-                fetched: vec![None; share.fetches],
-                then,
-            }),
-            over: Condvar::new(),
-            cancel: cancel.clone(),
-        })
-    }
-
-    /// One part is over.
-    fn done(&self, part: &DevicePlan, result: Result<Vec<Tensor>>) {
-        let (first, then) = {
-            let mut s = self.state.lock();
-            s.left = s.left.saturating_sub(1);
-            let mut first = None;
-            match result {
-                Ok(values) => {
-                    for (k, t) in part.fetches.iter().zip(values) {
-                        if let Some(slot) = s.fetched.get_mut(*k) {
-                            *slot = Some(t);
-                        }
-                    }
-                }
-                Err(e) => {
-                    // What follows from another error gives way to it.
-                    let better = s.error.as_ref().is_none_or(|old| old.is_derived() && !e.is_derived());
-                    if better {
-                        first = Some(e.clone());
-                        s.error = Some(e);
-                    }
-                }
-            }
-            let then = if s.left == 0 { s.then.take() } else { None };
-            (first, then)
-        };
-        if let Some(e) = first {
-            self.cancel.cancel(e);
-        }
-        if let Some(then) = then {
-            then(self.outcome());
-        }
-        self.over.notify_all();
-    }
-
-    fn outcome(&self) -> Result<Vec<Tensor>> {
-        let mut s = self.state.lock();
-        if let Some(e) = s.error.take() {
-            return Err(e);
-        }
-        s.fetched
-            .drain(..)
-            .map(|t| t.ok_or_else(|| Error::internal("a part of the step gave no value")))
-            .collect()
-    }
-
-    fn wait(&self) {
-        let mut s = self.state.lock();
-        while s.left > 0 {
-            self.over.wait(&mut s);
-        }
-    }
 }
 
 impl Host {
@@ -246,6 +182,8 @@ impl Host {
             executors,
             resources,
             steps: DashMap::new(),
+            early: AtomicUsize::new(0),
+            swept: Mutex::new(Instant::now()),
             ended: Mutex::default(),
             begun: AtomicU64::new(0),
             dropped: Dropped::default(),
@@ -283,18 +221,23 @@ impl Host {
             caller,
             cancel: options.cancel.clone(),
             begun: Instant::now(),
+            stalled: AtomicBool::new(false),
         });
-        let table = {
-            let mut entry = self.steps.entry(step).or_insert_with(|| Entry {
-                table: StepTable::new(step),
-                active: None,
-                born: Instant::now(),
-            });
-            if entry.active.is_some() {
-                return Err(Error::internal(format!("step {step} was begun twice")));
+        let table = match self.steps.entry(step) {
+            dashmap::Entry::Vacant(v) => {
+                let mut entry = Entry::early(step);
+                entry.active = Some(active.clone());
+                v.insert(entry).table.clone()
             }
-            entry.active = Some(active.clone());
-            entry.table.clone()
+            dashmap::Entry::Occupied(mut o) => {
+                let entry = o.get_mut();
+                if entry.active.is_some() {
+                    return Err(Error::internal(format!("step {step} was begun twice")));
+                }
+                entry.active = Some(active.clone());
+                self.early.fetch_sub(1, Relaxed);
+                entry.table.clone()
+            }
         };
         table.open(&share.routes);
         self.begun.fetch_add(1, Relaxed);
@@ -313,8 +256,17 @@ impl Host {
                 }
             }
         }
+        self.forget(step, Error::cancelled("the step is over").derived());
+        self.sweep();
+    }
+
+    /// Drops what there is of a step; what waits in it is told why.
+    fn forget(&self, step: u64, why: Error) {
         if let Some((_, entry)) = self.steps.remove(&step) {
-            entry.table.abort(Error::cancelled("the step is over").derived());
+            if entry.active.is_none() {
+                self.early.fetch_sub(1, Relaxed);
+            }
+            entry.table.abort(why);
         }
     }
 
@@ -442,13 +394,18 @@ impl Host {
             self.dropped.late.fetch_add(1, Relaxed);
             return;
         }
-        let (table, early) = {
-            let entry = self.steps.entry(step).or_insert_with(|| Entry {
-                table: StepTable::new(step),
-                active: None,
-                born: Instant::now(),
-            });
-            (entry.table.clone(), entry.active.is_none())
+        let (table, early) = match self.steps.entry(step) {
+            dashmap::Entry::Occupied(o) => (o.get().table.clone(), o.get().active.is_none()),
+            dashmap::Entry::Vacant(v) => {
+                if self.early.fetch_add(1, Relaxed) >= EARLY_STEPS {
+                    self.early.fetch_sub(1, Relaxed);
+                    drop(v);
+                    self.dropped.orphaned.fetch_add(1, Relaxed);
+                    // It must not begin as if nothing were missing.
+                    return self.end(step);
+                }
+                (v.insert(Entry::early(step)).table.clone(), true)
+            }
         };
         if !table.may_come_from(key.edge, from) {
             self.dropped.foreign.fetch_add(1, Relaxed);
@@ -459,22 +416,51 @@ impl Host {
         }
         if self.has_ended(step) {
             // It ended meanwhile; the table may have been made anew.
-            self.steps.remove(&step);
+            self.forget(step, Error::cancelled("the step is over").derived());
         } else if early {
-            self.drop_orphans();
+            self.sweep();
         }
     }
 
-    /// Drops what arrived long ago for steps that have not begun.
-    fn drop_orphans(&self) {
+    /// Drops what arrived long ago for steps that have not begun, if there is any and nobody has looked just now.
+    pub(crate) fn sweep(&self) {
+        if self.early.load(Relaxed) == 0 {
+            return;
+        }
         let now = Instant::now();
+        {
+            let Some(mut swept) = self.swept.try_lock() else { return };
+            if now.saturating_duration_since(*swept) < SWEEP {
+                return;
+            }
+            *swept = now;
+        }
+        self.drop_orphans(now);
+    }
+
+    /// Drops what had arrived too long before `now` for steps that have not begun.
+    fn drop_orphans(&self, now: Instant) {
         self.steps.retain(|_, e| {
             let keep = e.active.is_some() || now.saturating_duration_since(e.born) < EARLY;
             if !keep {
+                self.early.fetch_sub(1, Relaxed);
                 self.dropped.orphaned.fetch_add(1, Relaxed);
             }
             keep
         });
+    }
+
+    /// Ends a step that has not begun here: it never will.
+    pub(crate) fn never(&self, step: u64) {
+        let begun = self.steps.get(&step).is_some_and(|e| e.active.is_some());
+        if !begun {
+            self.end(step);
+        }
+    }
+
+    /// The token that ends a step in progress here.
+    pub(crate) fn cancel_token(&self, step: u64) -> Option<CancelToken> {
+        Some(self.steps.get(&step)?.active.as_ref()?.cancel.clone())
     }
 
     /// Ends a step here, whether it has begun or not.
@@ -510,12 +496,22 @@ impl Host {
         }
     }
 
-    /// How far a step is here; `None` if it is over or has not begun.
-    pub(crate) fn status(&self, step: u64) -> Option<ShareStatus> {
+    /// How far a step is here; `None` if it is over or has not begun. `stalled` is what its coordinator knows of the
+    /// whole of it, if that is who asks.
+    pub(crate) fn status(&self, step: u64, stalled: Option<bool>) -> Option<ShareStatus> {
         let (table, active) = {
             let entry = self.steps.get(&step)?;
             (entry.table.clone(), entry.active.clone()?)
         };
+        if let Some(stalled) = stalled {
+            active.stalled.store(stalled, Relaxed);
+        }
+        let moves = |e: &Arc<Active>| !e.stalled.load(Relaxed);
+        let others = self
+            .steps
+            .iter()
+            .filter(|e| *e.key() != step && e.active.as_ref().is_some_and(moves));
+        let others = others.count();
         let launched = active.launched.lock();
         let mut waits: Vec<String> = launched
             .iter()
@@ -533,18 +529,18 @@ impl Host {
         Some(ShareStatus {
             waiting: launched.iter().all(Launched::is_waiting) && active.caller.as_ref().is_none_or(|c| c.is_waiting()),
             waits_for: waits.join("; "),
-            others: self.steps.len().saturating_sub(1),
+            others,
         })
     }
 
-    /// The steps in progress here: their numbers, and since when.
+    /// The steps in progress here: their numbers, and since when, the oldest first.
     pub(crate) fn active_steps(&self) -> Vec<(u64, Duration)> {
         let mut steps: Vec<_> = self
             .steps
             .iter()
             .filter_map(|e| Some((*e.key(), e.active.as_ref()?.begun.elapsed())))
             .collect();
-        steps.sort_unstable();
+        steps.sort_unstable_by_key(|(step, age)| (std::cmp::Reverse(*age), *step));
         steps
     }
 }
@@ -570,3 +566,6 @@ fn in_order(part: &DevicePlan, values: Vec<Tensor>, fetches: usize) -> Vec<Tenso
     paired.sort_by_key(|p| p.0);
     paired.into_iter().map(|p| p.1).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,30 +119,37 @@ pub(crate) fn address_of(target: &str) -> Result<&str> {
     }
 }
 
+fn is_loopback(addr: &str) -> bool {
+    addr.starts_with("127.") || addr.starts_with("localhost:") || addr.starts_with("[::1]")
+}
+
+/// The address from which a client reaches others.
+fn any(loopback: bool, v6: bool) -> IpAddr {
+    match (loopback, v6) {
+        (true, true) => Ipv6Addr::LOCALHOST.into(),
+        (true, false) => Ipv4Addr::LOCALHOST.into(),
+        (false, true) => Ipv6Addr::UNSPECIFIED.into(),
+        (false, false) => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// A client's node, which listens at `from` unless the options say where.
+fn start_client(from: IpAddr, spec: ClusterSpec, options: &ConnectOptions) -> Result<Arc<Node>> {
+    let bind = options.bind.unwrap_or_else(|| (from, 0).into());
+    let mut endpoint = EndpointOptions::new(bind, options.identity.clone());
+    endpoint.limits = options.limits;
+    endpoint.timing = options.timing;
+    Node::start(endpoint, None, spec, Policy::of_client(), options.connect_timeout)
+}
+
 /// A node for a client, the cluster as the task at `target` describes it, and which task that is.
 pub(crate) fn client_node(
     target: &str,
     options: &ConnectOptions,
 ) -> Result<(Arc<Node>, ClusterSpec, Option<TaskName>)> {
     let addr = address_of(target)?;
-    let loopback = addr.starts_with("127.") || addr.starts_with("localhost:") || addr.starts_with("[::1]");
-    let any: IpAddr = if loopback {
-        if addr.starts_with('[') {
-            Ipv6Addr::LOCALHOST.into()
-        } else {
-            Ipv4Addr::LOCALHOST.into()
-        }
-    } else if addr.starts_with('[') {
-        Ipv6Addr::UNSPECIFIED.into()
-    } else {
-        Ipv4Addr::UNSPECIFIED.into()
-    };
-    let bind = options.bind.unwrap_or_else(|| (any, 0).into());
-    let mut endpoint = EndpointOptions::new(bind, options.identity.clone());
-    endpoint.limits = options.limits;
-    endpoint.timing = options.timing;
-    let policy = Policy::of_client();
-    let node = Node::start(endpoint, None, ClusterSpec::new(), policy, options.connect_timeout)?;
+    let from = any(is_loopback(addr), addr.starts_with('['));
+    let node = start_client(from, ClusterSpec::new(), options)?;
     let deadline = Instant::now() + options.connect_timeout;
     let peer = node.endpoint()?.connect(addr, None, deadline);
     let peer = peer.map_err(|e| e.context(format!("no task of a cluster answers at {addr}")))?;
@@ -161,6 +168,20 @@ pub(crate) fn client_node(
 }
 
 impl ClusterInfo {
+    /// Of a cluster that is known: nobody is connected to before something is asked.
+    ///
+    /// # Errors
+    /// Whatever the system says about the address that it is to be reached from.
+    pub fn of(spec: &ClusterSpec, options: &ConnectOptions) -> Result<ClusterInfo> {
+        let on_loopback = spec.tasks().all(|(_, addr)| is_loopback(addr));
+        let any_v6 = spec.tasks().any(|(_, addr)| addr.starts_with('['));
+        Ok(ClusterInfo {
+            node: start_client(any(on_loopback, any_v6), spec.clone(), options)?,
+            spec: spec.clone(),
+            patience: options.connect_timeout,
+        })
+    }
+
     /// Connects to the cluster that the task at `target` belongs to.
     ///
     /// # Errors
@@ -202,19 +223,28 @@ impl ClusterInfo {
         })
     }
 
-    /// The steps in progress in a task.
+    /// The steps in progress in a task, the oldest first; some hundreds of them, if there are more.
     ///
     /// # Errors
     /// As [`task`](Self::task).
     pub fn steps(&self, task: &TaskName) -> Result<Vec<StepStatus>> {
+        Ok(self.steps_of_all(task)?.0)
+    }
+
+    /// As [`steps`](Self::steps), and how many there are in all.
+    ///
+    /// # Errors
+    /// As [`task`](Self::task).
+    pub fn steps_of_all(&self, task: &TaskName) -> Result<(Vec<StepStatus>, u64)> {
         let (_, answer) = self.ask(task, Message::new(STEPS))?;
-        let steps = header_of!(answer, Steps)?.steps.into_iter().map(|s| StepStatus {
+        let Steps { steps, count } = header_of!(answer, Steps)?;
+        let steps = steps.into_iter().map(|s| StepStatus {
             step: s.step,
             age: Duration::from_micros(s.age_us),
             waiting: s.waiting,
             waits_for: s.waits_for,
         });
-        Ok(steps.collect())
+        Ok((steps.collect(), count))
     }
 
     /// Ends a step in a task, and so the whole step.

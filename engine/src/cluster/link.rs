@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::host::ShareStatus;
 use super::messages::{
-    ABORT, REGISTER, RELEASE, RUN, Reason, Registered, RunShare, STATUS, Status, WAITS_FOR, header_of, micros,
+    ABORT, Asked, REGISTER, RELEASE, RUN, Reason, Registered, RunShare, STATUS, Status, WAITS_FOR, header_of, micros,
     with_header,
 };
 use super::node::NO_PLAN;
@@ -29,6 +29,10 @@ const PACE: Duration = Duration::from_secs(1);
 /// Without a deadline of its own a run is given this long to get an answer from a live task, which is: any time. A
 /// task that is not alive fails it at once, one that makes no progress is noticed by the watch.
 const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long a task may take to compile its share of a plan.
+const COMPILE: Duration = Duration::from_secs(300);
+/// How often one step registers a share anew that the task has forgotten.
+const AGAIN: u32 = 3;
 
 /// The way to one task.
 pub(crate) struct Link {
@@ -178,19 +182,28 @@ impl RemoteShare {
         if let (Some(peer), Some((incarnation, handle))) = (self.link.live(), *self.handle.lock())
             && peer.info().incarnation == incarnation
         {
-            return self.run_registered(&peer, handle, step, feeds, deadline, then);
+            return self.run_registered(&peer, handle, step, feeds, deadline, AGAIN, then);
         }
         let until = Instant::now() + self.link.patience;
         let until = deadline.map_or(until, |d| d.min(until));
         let share = self.clone();
         let connected = move |peer: Result<Peer>| match peer {
-            Ok(peer) => share.register(peer, step, feeds, deadline, then),
+            Ok(peer) => share.register(peer, step, feeds, deadline, AGAIN, then),
             Err(e) => then(Err(share.named(e, step))),
         };
         self.link.with_peer(until, Box::new(connected));
     }
 
-    fn register(self: &Arc<Self>, peer: Peer, step: u64, feeds: Vec<Tensor>, deadline: Option<Instant>, then: Then) {
+    /// Registers the share and runs it; anew, if the task forgets it meanwhile, `again` times.
+    fn register(
+        self: &Arc<Self>,
+        peer: Peer,
+        step: u64,
+        feeds: Vec<Tensor>,
+        deadline: Option<Instant>,
+        again: u32,
+        then: Then,
+    ) {
         let message = Message {
             blob: self.body.clone(),
             ..Message::new(REGISTER)
@@ -201,18 +214,17 @@ impl RemoteShare {
             match handle {
                 Ok(handle) => {
                     *share.handle.lock() = Some((to.info().incarnation, handle));
-                    share.run_registered(&to, handle, step, feeds, deadline, then);
+                    share.run_registered(&to, handle, step, feeds, deadline, again, then);
                 }
                 Err(e) => then(Err(share.named(e, step))),
             }
         };
-        peer.request(
-            message,
-            deadline.unwrap_or_else(|| Instant::now() + LONG),
-            Box::new(answered),
-        );
+        let compiled = Instant::now() + COMPILE;
+        let until = deadline.map_or(compiled, |d| d.min(compiled));
+        peer.request(message, until, Box::new(answered));
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn run_registered(
         self: &Arc<Self>,
         peer: &Peer,
@@ -220,6 +232,7 @@ impl RemoteShare {
         step: u64,
         feeds: Vec<Tensor>,
         deadline: Option<Instant>,
+        again: u32,
         then: Then,
     ) {
         let timeout_us = micros(deadline.map(|d| d.saturating_duration_since(Instant::now())));
@@ -228,14 +241,14 @@ impl RemoteShare {
             Ok(m) => Message { tensors: feeds, ..m },
             Err(e) => return then(Err(e)),
         };
-        let (share, to, again) = (self.clone(), peer.clone(), message.tensors.clone());
+        let (share, to, feeds) = (self.clone(), peer.clone(), message.tensors.clone());
         let answered = move |answer: Result<Message>| match answer {
             // The task has forgotten it, since it thought that its coordinator was gone.
             Err(e) if e.code() == Code::NotFound && e.message().starts_with(NO_PLAN) => {
                 let known = share.handle.lock().take();
-                match known {
-                    Some(_) => share.register(to, step, again, deadline, then),
-                    None => then(Err(share.named(e, step))),
+                match again.checked_sub(1) {
+                    Some(again) if known.is_some() => share.register(to, step, feeds, deadline, again, then),
+                    _ => then(Err(share.named(e, step))),
                 }
             }
             answer => then(answer.map(|m| m.tensors).map_err(|e| share.named(e, step))),
@@ -277,13 +290,9 @@ impl Taker for RemoteShare {
         }
     }
 
-    fn status(&self, step: u64, then: Box<dyn FnOnce(Option<ShareStatus>) + Send>) {
-        let Some(peer) = self.link.live() else {
+    fn status(&self, step: u64, stalled: bool, then: Box<dyn FnOnce(Option<ShareStatus>) + Send>) {
+        let (Some(peer), Ok(message)) = (self.link.live(), with_header!(STATUS, step, &Asked { stalled })) else {
             return then(None);
-        };
-        let message = Message {
-            step,
-            ..Message::new(STATUS)
         };
         let answered = move |answer: Result<Message>| {
             let status = answer.and_then(|m| header_of!(m, Status));

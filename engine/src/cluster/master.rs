@@ -108,8 +108,8 @@ impl Taker for Local {
         // Its share is run with the step's own token.
     }
 
-    fn status(&self, step: u64, then: Box<dyn FnOnce(Option<ShareStatus>) + Send>) {
-        then(self.0.status(step));
+    fn status(&self, step: u64, stalled: bool, then: Box<dyn FnOnce(Option<ShareStatus>) + Send>) {
+        then(self.0.status(step, Some(stalled)));
     }
 }
 

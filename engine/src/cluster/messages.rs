@@ -82,6 +82,13 @@ pub(crate) struct Gone {
     pub(crate) incarnation: u64,
 }
 
+/// What a coordinator says when it asks how far a step is.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    /// It has seen the step stand still everywhere.
+    pub(crate) stalled: bool,
+}
+
 /// How far a step is.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -107,7 +114,10 @@ pub(crate) struct Names {
 /// Steps in progress.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
 pub(crate) struct Steps {
+    /// The oldest of them.
     pub(crate) steps: Vec<StepEntry>,
+    /// How many there are.
+    pub(crate) count: u64,
 }
 
 /// A step in progress.

@@ -7,7 +7,8 @@
 //!
 //! - `spec`: which tasks there are
 //! - `messages`, `ship`: what they say to each other; parts of graphs as bytes
-//! - `table`, `host`: the rendezvous of a step in a process; a process's devices and its share of each step
+//! - `table`, `host`, `joint`: the rendezvous of a step in a process; a process's devices and its share of each step;
+//!   the parts of a share
 //! - `peers`, `link`, `node`, `register`: who is connected; the way to another task; what a task does for others
 //! - `run`, `watch`, `master`: a step as its coordinator sees it, who watches over steps, and the coordinator
 //! - `server`, `info`, `events`: a task, looking at a cluster from outside, and what is logged
@@ -17,7 +18,8 @@
 //!
 //! **Failure.** Peers are heard at least once a second. When one is lost, every step that it takes part in fails with
 //! `UNAVAILABLE` that names it; the session stays usable, and registers its plans again when the task is back. A
-//! step in which for ten seconds nothing happens but waiting fails and names what it waits for. Of two connections with
+//! step in which for ten seconds nothing happens but waiting fails and names what it waits for; where other steps make
+//! progress, which may bring what it waits for, it may wait for a minute. Of two connections with
 //! a peer the newer is used, and the loss of one fails the steps that may have lost something with it.
 //!
 //! **Who may do what.** Clients, chiefs and the tasks of some jobs may submit graphs, of limited size. Their operations
@@ -30,6 +32,7 @@ mod devices;
 mod events;
 mod host;
 mod info;
+mod joint;
 mod link;
 mod master;
 mod messages;

@@ -1,6 +1,7 @@
 //! A process of a cluster on the wire: its endpoint, its ways to other tasks, and what it does for coordinators.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -25,6 +26,11 @@ use super::spec::{ClusterSpec, TaskName};
 
 /// Plans that one coordinator may have registered at a task.
 const PLANS: usize = 4096;
+
+/// Threads that compile what is registered.
+const REGISTRARS: usize = 2;
+/// Steps that are listed to whoever asks which are in progress.
+const LISTED: usize = 256;
 
 /// What a task allows its peers.
 #[derive(Debug, Clone)]
@@ -126,16 +132,21 @@ impl Node {
         policy: Policy,
         patience: Duration,
     ) -> Result<Arc<Node>> {
-        // One thread compiles what is registered, in order; it ends with the node.
+        // A few threads compile what is registered, so that one large graph does not hold up all others; they end with
+        // the node, and survive whatever a graph does to them.
         let (jobs, todo) = bounded::<Job>(1024);
-        std::thread::Builder::new()
-            .name("actorflow-register".into())
-            .spawn(move || {
-                for job in todo {
-                    job();
-                }
-            })
-            .map_err(Error::from)?;
+        for _ in 0..REGISTRARS {
+            let todo = todo.clone();
+            std::thread::Builder::new()
+                .name("actorflow-register".into())
+                .spawn(move || {
+                    for job in todo {
+                        // The reply that went with it answers for itself.
+                        let _ = catch_unwind(AssertUnwindSafe(job));
+                    }
+                })
+                .map_err(Error::from)?;
+        }
         let node = Arc::new(Node {
             endpoint: OnceLock::new(),
             links: Mutex::default(),
@@ -310,25 +321,25 @@ impl Node {
 
     fn abort(&self, peer: &Peer, message: &Message) {
         let Ok(why) = header_of!(message, Reason) else { return };
-        let mine = match self.runs.get(&message.step) {
-            Some(run) if run.owner == owner(peer) => Some(run.cancel.clone()),
-            Some(_) => return,
-            None => None,
-        };
-        match (mine, &self.host) {
-            (Some(cancel), _) => {
+        let run = self
+            .runs
+            .get(&message.step)
+            .map(|r| (r.owner.clone(), r.cancel.clone()));
+        match (run, &self.host) {
+            // A step of others, and one of this process that is in progress, is none of the peer's business.
+            (Some((whose, cancel)), _) if whose == owner(peer) => {
                 cancel.cancel(why.into_error());
             }
-            // It has not begun; it never will.
-            (None, Some(host)) => host.abort(message.step, why.into_error()),
-            (None, None) => {}
+            (None, Some(host)) => host.never(message.step),
+            _ => {}
         }
     }
 
     fn cancel(&self, peer: &Peer, message: &Message) -> Result<Message> {
         let why = header_of!(message, Reason)?;
-        let run = self.runs.get(&message.step).map(|r| r.cancel.clone());
-        let cancel = run.ok_or_else(|| Error::not_found(format!("no step {} is in progress here", message.step)))?;
+        // Of this process's own sessions, too.
+        let token = self.host.as_ref().and_then(|h| h.cancel_token(message.step));
+        let cancel = token.ok_or_else(|| Error::not_found(format!("no step {} is in progress here", message.step)))?;
         cancel.cancel(Error::cancelled(format!(
             "{} cancelled the step: {}",
             peer.info().subject,
@@ -339,8 +350,10 @@ impl Node {
 
     fn steps(&self) -> Result<Message> {
         let host = self.host()?;
-        let steps = host.active_steps().into_iter().take(256).map(|(step, age)| {
-            let s = host.status(step).unwrap_or_default();
+        let all = host.active_steps();
+        let count = all.len() as u64;
+        let steps = all.into_iter().take(LISTED).map(|(step, age)| {
+            let s = host.status(step, None).unwrap_or_default();
             StepEntry {
                 step,
                 age_us: u64::try_from(age.as_micros()).unwrap_or(u64::MAX),
@@ -348,7 +361,8 @@ impl Node {
                 waits_for: s.waits_for.chars().take(160).collect(),
             }
         });
-        with_header!(STEPS, 0, &Steps { steps: steps.collect() })
+        let steps = steps.collect();
+        with_header!(STEPS, 0, &Steps { steps, count })
     }
 
     fn reset(&self, message: &Message) -> Result<Message> {
@@ -368,7 +382,10 @@ impl Node {
             DESCRIBE => self.describe(),
             STEPS => self.steps(),
             STATUS => {
-                let status = self.host.as_ref().and_then(|h| h.status(message.step));
+                let asked = header_of!(message, Asked)?;
+                let its_coordinator = self.runs.get(&message.step).is_some_and(|r| r.owner == owner(peer));
+                let stalled = its_coordinator.then_some(asked.stalled);
+                let status = self.host.as_ref().and_then(|h| h.status(message.step, stalled));
                 with_header!(STATUS, message.step, &Status::of(status))
             }
             RESET => self.reset(message),

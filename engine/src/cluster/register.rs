@@ -1,8 +1,10 @@
 //! Compiling a share that a coordinator has sent, and connecting to the tasks that it exchanges tensors with.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use actorflow_actors::exec::panic_message;
 use actorflow_core::error::{Error, Result};
 use parking_lot::Mutex;
 
@@ -26,7 +28,14 @@ pub(crate) fn build(node: &Arc<Node>, blob: &[u8], done: Built) {
             .collect::<Result<_>>()?;
         Ok((compile(node, &wire, &links)?, links))
     };
-    match begin() {
+    // Whatever a graph does to the passes or to the kernels of users, its coordinator gets an answer.
+    let begun = catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|payload| {
+        let what = panic_message(&*payload);
+        Err(Error::internal(format!(
+            "compiling the share of the graph panicked: {what}"
+        )))
+    });
+    match begun {
         Err(e) => done(Err(e)),
         Ok((share, links)) => connect(links, Arc::new(share), done),
     }

@@ -19,8 +19,9 @@ pub(crate) trait Taker: Send + Sync {
     /// Ends the step there.
     fn abort(&self, step: u64, why: &Error);
 
-    /// Asks how far the step is there; `then` is called once. `None`: it is over, or cannot be asked.
-    fn status(&self, step: u64, then: Box<dyn FnOnce(Option<ShareStatus>) + Send>);
+    /// Asks how far the step is there, and says whether all of it stands still, as far as the coordinator knows; `then`
+    /// is called once. `None`: it has not begun, is over, or cannot be asked.
+    fn status(&self, step: u64, stalled: bool, then: Box<dyn FnOnce(Option<ShareStatus>) + Send>);
 }
 
 /// What a run ends with.
@@ -240,12 +241,13 @@ impl DistRun {
 
     /// Looks how far the shares are; a step in which for `limit` nothing was done but wait fails, and says for what.
     pub(crate) fn look(self: &Arc<Self>, limit: Duration) {
-        let open: Vec<usize> = {
+        let (open, stalled): (Vec<usize>, bool) = {
             let s = self.state.lock();
             if s.error.is_some() {
                 return;
             }
-            (0..self.takers.len()).filter(|i| s.open[*i]).collect()
+            let open = (0..self.takers.len()).filter(|i| s.open[*i]);
+            (open.collect(), s.stalled.is_some())
         };
         if open.is_empty() {
             return;
@@ -265,13 +267,14 @@ impl DistRun {
                     run.judge(all, limit);
                 }
             };
-            self.takers[i].status(self.step, Box::new(note));
+            self.takers[i].status(self.step, stalled, Box::new(note));
         }
     }
 
     fn judge(&self, seen: Vec<(String, Option<ShareStatus>)>, limit: Duration) {
-        let waiting = seen.iter().all(|(_, s)| s.as_ref().is_some_and(|s| s.waiting));
-        let others = seen.iter().any(|(_, s)| s.as_ref().is_some_and(|s| s.others > 0));
+        let waiting = seen.iter().all(|(_, s)| s.as_ref().is_none_or(|s| s.waiting));
+        // Another step that moves may bring what this one waits for; a share that has not begun may be compiled still.
+        let hope = seen.iter().any(|(_, s)| s.as_ref().is_none_or(|s| s.others > 0));
         let since = {
             let mut s = self.state.lock();
             if !waiting {
@@ -280,14 +283,16 @@ impl DistRun {
             }
             *s.stalled.get_or_insert_with(Instant::now)
         };
-        // Another step may bring what this one waits for; it has a coordinator of its own that watches it.
-        let patience = if others { limit * OTHERS } else { limit };
+        let patience = if hope { limit * HOPE } else { limit };
         if since.elapsed() < patience {
             return;
         }
         let waits: Vec<String> = seen
             .into_iter()
-            .filter_map(|(name, s)| s.map(|s| format!("{name}: {}", s.waits_for)))
+            .map(|(name, s)| match s {
+                Some(s) => format!("{name}: {}", s.waits_for),
+                None => format!("{name}: it has not begun its share, or does not say how far it is"),
+            })
             .collect();
         self.fail(Error::deadline(format!(
             "no progress for {:.0?}; step {} waits for: {}",
@@ -298,5 +303,6 @@ impl DistRun {
     }
 }
 
-/// How many times longer a step may wait while others are in progress where it is.
-const OTHERS: u32 = 6;
+/// How many times longer a step may wait where something is in progress that may end its waiting. Steps that stand
+/// still themselves are no such thing: their coordinators say so when they ask ([`Taker::status`]).
+const HOPE: u32 = 6;

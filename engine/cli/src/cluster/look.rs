@@ -105,7 +105,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
     let answers = ask_all(&info, |t| {
         let status = info.task(t)?;
         // Who may not submit graphs may not see the steps either.
-        Ok((status, info.steps(t).ok().map(|s| s.len())))
+        Ok((status, info.steps_of_all(t).ok().map(|(_, count)| count)))
     });
     let down = answers.iter().any(|(_, _, a)| a.is_err());
     if args.json {
@@ -136,7 +136,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
     if down { Err(Failure::Reported) } else { Ok(()) }
 }
 
-type Answered = Result<(TaskStatus, Option<usize>), Error>;
+type Answered = Result<(TaskStatus, Option<u64>), Error>;
 
 fn status_row(task: &TaskName, addr: &str, answer: &Answered) -> Vec<String> {
     let (name, addr) = (task.to_string(), addr.to_owned());
@@ -226,11 +226,17 @@ pub(super) struct StepsArgs {
 /// Shows the steps.
 pub(super) fn steps(args: &StepsArgs) -> Result<(), Failure> {
     let info = args.target.connect()?;
-    let answers = ask_all(&info, |t| info.steps(t));
+    let answers = ask_all(&info, |t| info.steps_of_all(t));
     let mut found: Vec<(&TaskName, &StepStatus)> = Vec::new();
     for (task, _, answer) in &answers {
         match answer {
-            Ok(steps) => found.extend(steps.iter().map(|s| (task, s))),
+            Ok((steps, count)) => {
+                found.extend(steps.iter().map(|s| (task, s)));
+                let listed = steps.len() as u64;
+                if *count > listed {
+                    eprintln!("{task}: {count} steps are in progress, the oldest {listed} of them are listed");
+                }
+            }
             Err(e) => eprintln!("{task}: {}", e.message()),
         }
     }

@@ -383,12 +383,13 @@ impl Supervisor {
     fn announce(&self, task: &TaskName, incarnation: u64) {
         let (task, authority) = (task.clone(), self.authority.clone());
         let on_event = self.options.on_event.clone();
-        let alive: Vec<(TaskName, String)> = self
+        let spec = self.spec.clone();
+        let alive: Vec<TaskName> = self
             .shared
             .tasks()
             .into_iter()
             .filter(|t| t.incarnation.is_some())
-            .map(|t| (t.task, t.addr))
+            .map(|t| t.task)
             .collect();
         // It may take a while, and meanwhile others may die.
         let told = std::thread::Builder::new()
@@ -400,19 +401,15 @@ impl Supervisor {
                         why: e.to_string(),
                     });
                 };
-                for (other, addr) in &alive {
-                    let info = chief(&authority).and_then(|options| ClusterInfo::connect(addr, &options));
-                    match info.and_then(|info| info.announce_gone(&task, incarnation)) {
-                        Ok(missed) => {
-                            let living = |t: &TaskName| alive.iter().any(|(a, _)| a == t);
-                            for (t, e) in missed.iter().filter(|(t, _)| living(t)) {
-                                deaf(t.to_string(), e);
-                            }
-                            return;
+                // All are told at once, so that one which is stopped does not keep the news from the others.
+                let info = chief(&authority).and_then(|options| ClusterInfo::of(&spec, &options));
+                match info.and_then(|info| info.announce_gone(&task, incarnation)) {
+                    Ok(missed) => {
+                        for (t, e) in missed.iter().filter(|(t, _)| alive.contains(t)) {
+                            deaf(t.to_string(), e);
                         }
-                        // Another one may answer.
-                        Err(e) => deaf(other.to_string(), &e),
                     }
+                    Err(e) => deaf("every task".to_owned(), &e),
                 }
             });
         if let Err(e) = told {
