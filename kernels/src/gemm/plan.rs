@@ -14,11 +14,17 @@ use std::ops::Range;
 /// lost 2 % for squares of 1024 and more, a quarter 4 %, and twice as much won nothing.
 const DEPTH: usize = 4096;
 
-/// Bytes of a row of B that one block takes: 512 `f32`.
+/// Bytes of a row of B that one block takes where an operand is packed: 512 `f32`.
 ///
-/// A strip of A is read once a block. Half of this lost 1 to 5 % where the rows of A compete for a set of the cache;
-/// that a block of B (2 MiB at most) streams from the third-level cache cost nothing, thanks to the prefetches.
+/// A strip of A is read, or copied, once a block. Half of this lost 1 to 5 % where the rows of A compete for a set of the
+/// cache; that a block of B (2 MiB at most) streams from the third-level cache cost nothing, thanks to the prefetches.
 const WIDTH: usize = 2048;
+
+/// The same where none is: 128 `f32`, so that a block of B (512 KiB at most) stays in the second-level cache from its
+/// first strip of A to its last. With operands that other work had driven out, on a Zen 4 core, 512 gave 4 % less for
+/// 1024 × 512 × 784 and squares of 512, 3 % less for 64 rows with weights of 6 MiB and 1 % more for 1024 × 256 × 512;
+/// 64 and 192 gave up to 2 % less.
+const NARROW: usize = 512;
 
 /// Steps of the inner dimension between a prefetch of B and its use. Operands that other work has driven out of the
 /// second-level cache want it far: on a Zen 4 core 16 steps gave 5 to 30 % more than 2 for products of 32 to 128 rows
@@ -100,13 +106,16 @@ pub(super) fn layout<T>(p: &Product<T>, lanes: usize) -> Plan {
     // for 256 rows of A and more, and up to 30 % faster for fewer.
     let rows_collide = (p.b_row.wrapping_mul(size)).is_multiple_of(PAGE);
     let often = p.m >= 192 || (p.m >= 16 && p.k >= 256);
+    let pack_b = p.b_col != 1 || (rows_collide && often);
+    // A step of the inner dimension takes one line of such an A, far from the next one. Copies are read as one stream for
+    // every panel of B: 2 to 7 % more where there are panels and steps enough, else nothing or a loss.
+    let pack_a = p.m >= 12 && p.a_row == 1 && p.a_col != 1 && p.n * size >= 512 && p.k * size >= 1024;
+    let width = if pack_a || pack_b { WIDTH } else { NARROW };
     Plan {
         kc: p.k.div_ceil(passes).max(1).next_multiple_of(8),
-        nc: (WIDTH / size).next_multiple_of(2 * lanes),
-        pack_b: p.b_col != 1 || (rows_collide && often),
-        // A step of the inner dimension takes one line of such an A, far from the next one. Copies are read as one stream
-        // for every panel of B: 2 to 7 % more where there are panels and steps enough, else nothing or a loss.
-        pack_a: p.m >= 12 && p.a_row == 1 && p.a_col != 1 && p.n * size >= 512 && p.k * size >= 1024,
+        nc: (width / size).next_multiple_of(2 * lanes),
+        pack_b,
+        pack_a,
         ahead: AHEAD,
         rows: if p.a_row.wrapping_mul(size).is_multiple_of(PAGE) {
             super::simd::first_level_ways().max(4)
