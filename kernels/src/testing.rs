@@ -107,15 +107,7 @@ impl Interpreter {
                 self.value(&from, fed, done)?
             });
         }
-        let init = KernelInit {
-            name: node.name(),
-            op: node.op_name(),
-            attrs: node.attrs(),
-            input_types: node.input_types(),
-            input_refs: node.input_refs(),
-            output_types: node.output_types(),
-            resources: &self.resources,
-        };
+        let init = KernelInit::of(&node, &self.resources);
         let run = || {
             let k = node.def().make_kernel(&init)?;
             run_alone(

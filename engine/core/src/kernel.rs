@@ -9,6 +9,7 @@ use crate::cancel::CancelToken;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::files::FilePolicy;
+use crate::graph::Node;
 use crate::parallel::Parallel;
 use crate::rendezvous::{NO_ITERATION, Rendezvous};
 use crate::resource::{Resource, ResourceManager, Variable};
@@ -90,7 +91,20 @@ pub struct KernelInit<'a> {
     pub resources: &'a Arc<ResourceManager>,
 }
 
-impl KernelInit<'_> {
+impl<'a> KernelInit<'a> {
+    /// Of a node of a graph as it was built.
+    pub fn of(node: &'a Node, resources: &'a Arc<ResourceManager>) -> Self {
+        KernelInit {
+            name: node.name(),
+            op: node.op_name(),
+            attrs: node.attrs(),
+            input_types: node.input_types(),
+            input_refs: node.input_refs(),
+            output_types: node.output_types(),
+            resources,
+        }
+    }
+
     /// The counter of this node's random stream.
     pub fn random_counter(&self) -> Arc<AtomicU64> {
         self.resources.random_counter(self.name)

@@ -119,15 +119,7 @@ struct Node {
 impl Node {
     fn of(op: &Operation, resources: &Arc<ResourceManager>) -> Node {
         let node = op.node();
-        let init = KernelInit {
-            name: node.name(),
-            op: node.op_name(),
-            attrs: node.attrs(),
-            input_types: node.input_types(),
-            input_refs: node.input_refs(),
-            output_types: node.output_types(),
-            resources,
-        };
+        let init = KernelInit::of(&node, resources);
         Node {
             kernel: node.def().make_kernel(&init).unwrap().into(),
             outputs: node.num_outputs(),

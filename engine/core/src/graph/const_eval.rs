@@ -77,17 +77,7 @@ fn value(graph: &Graph, r: OutputRef, depth: usize) -> Option<Tensor> {
     let resources = ResourceManager::new(local_mailboxes());
     // Building a graph touches no file, whatever its nodes say.
     resources.set_files(FilePolicy::nothing()).ok()?;
-    let kernel = def
-        .make_kernel(&KernelInit {
-            name: node.name(),
-            op: node.op_name(),
-            attrs: node.attrs(),
-            input_types: node.input_types(),
-            input_refs: node.input_refs(),
-            output_types: node.output_types(),
-            resources: &resources,
-        })
-        .ok()?;
+    let kernel = def.make_kernel(&KernelInit::of(&node, &resources)).ok()?;
     if kernel.may_suspend() || kernel.needs_claims() {
         return None;
     }
