@@ -5,6 +5,7 @@
 //! - [`Graph`], [`Output`], [`Operation`], operators and methods on outputs: the programming model (from `core`)
 //! - [`Session`], [`Callable`]: running parts of a graph, with state that stays
 //! - [`gradients`]: symbolic differentiation
+//! - [`ops`]: a typed function for every operation
 //! - [`flow`]: conditionals and loops
 //! - [`queue`]: elements that one part of a program leaves for another
 //! - [`nn`], [`rnn`]: what networks are made of; cells and recurrent networks
@@ -26,6 +27,7 @@ pub mod flow;
 pub mod graphdef;
 pub mod nn;
 pub mod npy;
+pub mod ops;
 mod partition;
 pub mod passes;
 pub mod placement;

@@ -16,17 +16,21 @@ const HEAD: &str = r#"# Operations
 Every operation that the engine has. Names, attributes and semantics are TensorFlow's. `actorflow ops --json --filter NAME` says more,
 such as the inputs and outputs in their order, and `actorflow ops --markdown > docs/ops.md` writes this page.
 
-The common ones are methods of outputs (`x.matmul(&w)?`, `&a + &b`) and functions of `actorflow::nn`, `flow`, `queue` and `train`. All of
-them are built by name. Inputs, attributes, dtypes and shapes are checked when the node is added; an error names the node and the line.
+The common ones are methods of outputs (`x.matmul(&w)?`, `&a + &b`) and functions of `actorflow::nn`, `flow`, `queue` and `train`. All but
+those that begin with an underscore have a typed function in `actorflow::ops`, named as in TensorFlow's generated Python code, and every
+one is built by name. Inputs, attributes, dtypes and shapes are checked when the node is added; an error names the node and the line.
 
 ```rust
-use actorflow::{Graph, Result, Session, Tensor};
+use actorflow::{Graph, Result, Session, Tensor, ops};
 
 fn main() -> Result<()> {
     let g = Graph::new();
     let x = g.constant(Tensor::from([2f32, -2.0]))?;
-    let y = g.op("LeakyRelu").input(&x).attr("alpha", 0.25f32).output()?;
-    assert_eq!(Session::new(&g)?.run(&[], &[&y])?[0], Tensor::from([2f32, -0.5]));
+    let y = ops::leaky_relu(&x).alpha(0.25).output()?;
+    let same = g.op("LeakyRelu").input(&x).attr("alpha", 0.25f32).output()?;
+    let values = Session::new(&g)?.run(&[], &[&y, &same])?;
+    assert_eq!(values[0], Tensor::from([2f32, -0.5]));
+    assert_eq!(values[0], values[1]);
     assert!(g.op("LeakyRelu").output().is_err());
     Ok(())
 }

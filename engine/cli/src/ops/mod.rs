@@ -1,9 +1,11 @@
 //! `actorflow ops`: what the engine has.
 
+mod builders;
 mod dtypes;
 mod markdown;
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use actorflow::AttrValue;
 use actorflow::op::{ArgDef, ArgType, AttrDef, AttrKind, Gradient, OpDef, registry};
@@ -27,6 +29,9 @@ pub(crate) struct Args {
     /// The table as a page of Markdown, by category, with the attributes
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
+    /// Write the typed functions of the Rust module `actorflow::ops` into this folder, a file for each category
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["json", "markdown", "filter"])]
+    builders: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -36,6 +41,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .filter(|op| matches_any(&args.filter, op.name()))
         .collect();
     let mut out = std::io::stdout().lock();
+    if let Some(folder) = &args.builders {
+        let files = builders::write(&ops, folder)?;
+        writeln!(out, "{files} files written to {}", folder.display())?;
+        return Ok(());
+    }
     if args.json {
         let rows: Vec<Value> = ops.iter().map(|op| describe(op)).collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
