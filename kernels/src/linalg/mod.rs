@@ -10,12 +10,14 @@ mod cholesky;
 mod eigen;
 mod lu;
 mod qr;
+mod schur;
 mod svd;
 
 pub use cholesky::{cholesky, cholesky_gradient};
 pub use eigen::eigen;
 pub use lu::{Lu, lu};
 pub use qr::qr;
+pub use schur::Schur;
 pub use svd::{Svd, svd};
 
 use std::fmt::Debug;
@@ -36,6 +38,10 @@ pub trait Num:
     fn real(x: f64) -> Self;
     /// The real part.
     fn re(self) -> f64;
+    /// The imaginary part.
+    fn im(self) -> f64;
+    /// The complex number; its real part, for real ones.
+    fn from_complex(x: Complex<f64>) -> Self;
     /// The complex conjugate.
     fn conj(self) -> Self;
     /// The square of the magnitude.
@@ -54,6 +60,12 @@ impl Num for f64 {
     }
     fn re(self) -> f64 {
         self
+    }
+    fn im(self) -> f64 {
+        0.0
+    }
+    fn from_complex(x: Complex<f64>) -> f64 {
+        x.re
     }
     fn conj(self) -> f64 {
         self
@@ -77,6 +89,12 @@ impl Num for Complex<f64> {
     }
     fn re(self) -> f64 {
         self.re
+    }
+    fn im(self) -> f64 {
+        self.im
+    }
+    fn from_complex(x: Complex<f64>) -> Self {
+        x
     }
     fn conj(self) -> Self {
         Complex::conj(&self)

@@ -3,6 +3,7 @@
 pub mod file;
 mod matching;
 pub mod merge;
+pub mod remap;
 pub mod restore;
 pub mod save;
 pub mod sharded;

@@ -73,6 +73,26 @@ fn touching(g: &Graph, dir: &str) -> Vec<Operation> {
         op(g, "MergeV2Checkpoints", &[parts, at("merged")], &[], &[]),
         op(
             g,
+            "SaveV2",
+            &[at("matrix"), strings(&["x"]), strings(&[""])],
+            &[Tensor::from([[1f32, 2.0]])],
+            &[],
+        ),
+        op(
+            g,
+            "LoadAndRemapMatrix",
+            &[
+                at("matrix"),
+                "x".into(),
+                Tensor::from([0i64]),
+                Tensor::from([1i64]),
+                Tensor::zeros(DType::F32, [0]).unwrap(),
+            ],
+            &[],
+            &[("num_rows", 1i64.into()), ("num_cols", 1i64.into())],
+        ),
+        op(
+            g,
             "GenerateVocabRemapping",
             &[at("words"), at("words")],
             &[],

@@ -10,28 +10,50 @@ use super::common::{FLOATS, one, sample1, unary};
 use crate::elementwise::{fn1, functions, loop_table};
 use crate::math::special;
 
+/// The functions; those `inside` are NaN at both infinities and those `below_infinity` at +∞, as in TensorFlow, which
+/// multiplies two limits there.
 macro_rules! functions_of {
-    ($($name:ident $f:ident;)*) => {
+    ($($name:ident $f:ident $at:ident;)*) => {
         fn1! { $($name {
-            Plain f32 => |x, M| special::$f(f64::from(x)) as f32;
-            Plain f64 => |x, M| special::$f(x);
+            Plain f32 => |x, M| $at(f64::from(x), special::$f) as f32;
+            Plain f64 => |x, M| $at(x, special::$f);
         })* }
         loop_table! { $($f = Loop1::costly $name [F32, F64];)* }
     };
 }
 functions_of! {
-    I0 i0;
-    I0e i0e;
-    I1 i1;
-    I1e i1e;
-    J0 j0;
-    J1 j1;
-    K0 k0;
-    K0e k0e;
-    K1 k1;
-    K1e k1e;
-    Y0 y0;
-    Y1 y1;
+    I0 i0 inside;
+    I0e i0e everywhere;
+    I1 i1 inside;
+    I1e i1e everywhere;
+    J0 j0 inside;
+    J1 j1 inside;
+    K0 k0 everywhere;
+    K0e k0e everywhere;
+    K1 k1 everywhere;
+    K1e k1e everywhere;
+    Y0 y0 below_infinity;
+}
+
+fn1! {
+    Y1 {
+        // TensorFlow's single-precision Y1 is NaN at 0, its double one -∞.
+        Plain f32 => |x, M| if x == 0.0 { f32::NAN } else { below_infinity(f64::from(x), special::y1) as f32 };
+        Plain f64 => |x, M| below_infinity(x, special::y1);
+    }
+}
+loop_table! { y1 = Loop1::costly Y1 [F32, F64]; }
+
+fn everywhere(x: f64, f: impl Fn(f64) -> f64) -> f64 {
+    f(x)
+}
+
+fn inside(x: f64, f: impl Fn(f64) -> f64) -> f64 {
+    if x.is_infinite() { f64::NAN } else { f(x) }
+}
+
+fn below_infinity(x: f64, f: impl Fn(f64) -> f64) -> f64 {
+    if x == f64::INFINITY { f64::NAN } else { f(x) }
 }
 
 functions! {
@@ -113,6 +135,27 @@ mod tests {
     use crate::testing::eval;
     use actorflow_core::gradient::gradients;
     use actorflow_core::{Graph, Tensor};
+
+    #[test]
+    fn at_infinity_and_at_zero_they_are_what_tensorflow_says() {
+        let g = Graph::new();
+        let at = |op: &str, x: f64| {
+            let wide = eval(&g.constant(x).unwrap().unary(op).unwrap());
+            let single = eval(&g.constant(x as f32).unwrap().unary(op).unwrap());
+            (wide.to_scalar::<f64>().unwrap(), single.to_scalar::<f32>().unwrap())
+        };
+        for op in ["BesselI0", "BesselI1", "BesselJ0", "BesselJ1", "BesselY0", "BesselY1"] {
+            let (wide, single) = at(op, f64::INFINITY);
+            assert!(wide.is_nan() && single.is_nan(), "{op}");
+            let (wide, single) = at(op, f64::NEG_INFINITY);
+            let y = op.starts_with("BesselY");
+            assert_eq!((wide == f64::NEG_INFINITY, single.is_nan()), (y, !y), "{op}");
+        }
+        assert_eq!(at("BesselI1e", f64::INFINITY), (0.0, 0.0));
+        assert_eq!(at("BesselK0", f64::INFINITY), (0.0, 0.0));
+        let (wide, single) = at("BesselY1", 0.0);
+        assert!(wide == f64::NEG_INFINITY && single.is_nan());
+    }
 
     #[test]
     fn slopes_at_zero_are_the_limits() {

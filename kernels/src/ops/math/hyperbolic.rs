@@ -50,11 +50,11 @@ fn1! {
 fn2! {
     TanhGrad {
         Wide f32, f64 => |y, dy, M| dy * (1.0 - y * y);
-        Plain C64, C128 => |y, dy, M| dy * (-(y * y).conj() + 1.0);
+        Plain C64, C128 => |y, dy, M| dy * (-(y * y) + 1.0);
     }
     SigmoidGrad {
         Wide f32, f64 => |y, dy, M| dy * y * (1.0 - y);
-        Plain C64, C128 => |y, dy, M| dy * y.conj() * (-y.conj() + 1.0);
+        Plain C64, C128 => |y, dy, M| dy * y * (-y + 1.0);
     }
 }
 
@@ -172,7 +172,8 @@ register_ops!(sinh, cosh, tanh, asinh, acosh, atanh, sigmoid, tanh_grad, sigmoid
 #[cfg(test)]
 mod tests {
     use crate::testing::eval;
-    use actorflow_core::Graph;
+    use actorflow_core::{Graph, Tensor};
+    use num_complex::Complex;
 
     #[test]
     fn saturation_and_nan() {
@@ -183,5 +184,17 @@ mod tests {
         let x = g.constant([-800.0f64, -700.0, 0.0, 800.0]).unwrap();
         let s = eval(&x.sigmoid().unwrap()).to_vec::<f64>().unwrap();
         assert!(s[0] == 0.0 && s[1] > 0.0 && s[2] == 0.5 && s[3] == 1.0);
+    }
+
+    /// As TensorFlow's: whoever differentiates conjugates the output before, and the operation does not again.
+    #[test]
+    fn the_gradients_operations_do_not_conjugate() {
+        let g = Graph::new();
+        let complex = |re, im| g.constant(Tensor::scalar(Complex::new(re, im))).unwrap();
+        for (op, re, im) in [("TanhGrad", 1.55, 1.9), ("SigmoidGrad", 0.05, 0.9)] {
+            let node = g.op(op).input(&complex(0.3, 0.4)).input(&complex(1.0, 2.0));
+            let got = eval(&node.output().unwrap()).to_scalar::<Complex<f64>>().unwrap();
+            assert!((got - Complex::new(re, im)).norm() < 1e-12, "{op}: {got}");
+        }
     }
 }

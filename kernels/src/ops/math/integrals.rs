@@ -10,14 +10,19 @@ use super::common::{FLOATS, one, sample1, unary};
 use crate::elementwise::{fn1, functions, loop_table};
 use crate::math::special;
 
+/// NaN at +∞, as in TensorFlow, whose expansions for large x divide two limits there.
+fn below_infinity(x: f64, f: impl Fn(f64) -> f64) -> f64 {
+    if x == f64::INFINITY { f64::NAN } else { f(x) }
+}
+
 fn1! {
     Dawsn {
         Plain f32 => |x, M| special::dawsn(f64::from(x)) as f32;
         Plain f64 => |x, M| special::dawsn(x);
     }
     Expint {
-        Plain f32 => |x, M| special::expint(f64::from(x)) as f32;
-        Plain f64 => |x, M| special::expint(x);
+        Plain f32 => |x, M| below_infinity(f64::from(x), special::expint) as f32;
+        Plain f64 => |x, M| below_infinity(x, special::expint);
     }
     FresnelCos {
         Plain f32 => |x, M| special::fresnel_cos(f64::from(x)) as f32;
@@ -28,8 +33,8 @@ fn1! {
         Plain f64 => |x, M| special::fresnel_sin(x);
     }
     Spence {
-        Plain f32 => |x, M| special::spence(f64::from(x)) as f32;
-        Plain f64 => |x, M| special::spence(x);
+        Plain f32 => |x, M| below_infinity(f64::from(x), special::spence) as f32;
+        Plain f64 => |x, M| below_infinity(x, special::spence);
     }
 }
 
@@ -107,3 +112,24 @@ fn spence() -> OpDef {
 }
 
 register_ops!(dawsn, expint, fresnel_cos, fresnel_sin, spence);
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::eval;
+    use actorflow_core::Graph;
+
+    #[test]
+    fn two_of_them_are_nan_at_infinity_as_in_tensorflow() {
+        let g = Graph::new();
+        let x = g.constant([f64::INFINITY, 1e300]).unwrap();
+        for (op, nan) in [
+            ("Expint", true),
+            ("Spence", true),
+            ("FresnelCos", false),
+            ("Dawsn", false),
+        ] {
+            let y = eval(&x.unary(op).unwrap()).to_vec::<f64>().unwrap();
+            assert_eq!((y[0].is_nan(), y[1].is_nan()), (nan, false), "{op}");
+        }
+    }
+}

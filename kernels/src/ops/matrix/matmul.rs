@@ -6,7 +6,7 @@ use actorflow_core::gradient::{Grad, GradContext};
 use actorflow_core::graph::ShapeContext;
 use actorflow_core::kernel::{Kernel, KernelInit, OpContext};
 use actorflow_core::op::{Category, OpDef, Sampler};
-use actorflow_core::{Operation, Output, PartialShape, register_ops};
+use actorflow_core::{Operation, Output, PartialShape, Shape, register_ops};
 
 use super::product::{Batch, Finish, Multiply, Turn, extents, multiply};
 use crate::gemm::Offsets;
@@ -43,11 +43,7 @@ impl Kernel for MatMul {
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
         let (a, b) = (cx.input(0)?, cx.input(1)?);
         let (sa, sb) = (a.shape(), b.shape());
-        if sa.rank() != 2 || sb.rank() != 2 {
-            return Err(Error::invalid(format!(
-                "In[0] and In[1] must be matrices: they have shapes {sa} and {sb}"
-            )));
-        }
+        both_matrices(sa, sb)?;
         let (m, k, n) = extents((sa, self.a.transpose), (sb, self.b.transpose))?;
         let bias = if self.bias { Some(cx.input(2)?) } else { None };
         if let Some(bias) = bias
@@ -72,6 +68,16 @@ impl Kernel for MatMul {
         cx.set_output(0, out);
         Ok(())
     }
+}
+
+/// Fails unless both are the shapes of matrices.
+pub(super) fn both_matrices(a: &Shape, b: &Shape) -> Result<()> {
+    if a.rank() != 2 || b.rank() != 2 {
+        return Err(Error::invalid(format!(
+            "In[0] and In[1] must be matrices: they have shapes {a} and {b}"
+        )));
+    }
+    Ok(())
 }
 
 /// The shape of the product of inputs 0 and 1.

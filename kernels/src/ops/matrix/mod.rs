@@ -11,4 +11,5 @@ pub mod fused_matmul;
 pub mod matmul;
 mod product;
 pub mod set_diag;
+pub mod sparse_matmul;
 pub mod tensor_diag;

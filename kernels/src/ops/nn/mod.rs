@@ -7,6 +7,7 @@ pub mod ctc;
 pub mod data_format;
 pub mod exponential_units;
 pub mod in_top_k;
+pub mod isotonic;
 pub mod l2_loss;
 mod map;
 pub mod norm;

@@ -1,4 +1,4 @@
-//! `TopK`, `TopKV2`.
+//! `TopK`, `TopKV2`, `ApproxTopK`.
 #![forbid(unsafe_code)]
 
 use std::cmp::Ordering;
@@ -227,7 +227,43 @@ fn top_k_v2() -> OpDef {
         .sample(|s| v2_sample(s, &[6], 2))
 }
 
-register_ops!(top_k, top_k_v2);
+/// The CPU's approximation is exact, as TensorFlow's.
+fn approx_top_k() -> OpDef {
+    OpDef::new("ApproxTopK", Category::Nn)
+        .doc("The `k` largest elements of each row, in order, and their positions; exact on CPUs, whatever the recall asked for.")
+        .input("input: T")
+        .output("values: T")
+        .output("indices: int32")
+        .attr("k: int >= 0")
+        .attr("reduction_dimension: int = -1")
+        .attr("recall_target: float = 0.95")
+        .attr("is_max_k: bool = true")
+        .attr("reduction_input_size_override: int = -1")
+        .attr("aggregate_to_topk: bool = true")
+        .attr("T: {half, bfloat16, float}")
+        .shape(|cx| {
+            let attrs = cx.attrs();
+            let rank = cx.input(0).rank();
+            let axis = attrs.int("reduction_dimension")?;
+            if axis != -1 && rank.is_some_and(|rank| axis != rank as i64 - 1) || !attrs.bool("is_max_k")? {
+                return Ok(vec![PartialShape::UNKNOWN; 2]);
+            }
+            top_shape(cx)
+        })
+        .gradient(top_grad)
+        .cpu(|init| {
+            let largest = init.attrs.bool("is_max_k")?;
+            if init.attrs.int("reduction_dimension")? != -1 || !largest {
+                return Err(Error::unimplemented(
+                    "ApproxTopK on CPUs takes reduction_dimension = -1 and is_max_k = true, as in TensorFlow; transpose \
+                     or negate the input for others",
+                ));
+            }
+            kernel(init)
+        })
+}
+
+register_ops!(top_k, top_k_v2, approx_top_k);
 
 #[cfg(test)]
 mod tests {
@@ -260,6 +296,24 @@ mod tests {
                 .dims(),
             [0, 2]
         );
+    }
+
+    #[test]
+    fn the_approximation_is_exact_and_differentiated() {
+        use actorflow_core::gradient::gradients;
+        let g = Graph::new();
+        let x = g.constant([[3f32, 1., f32::INFINITY, 5., 5., 2.]]).unwrap();
+        let op = g.op("ApproxTopK").input(&x).attr("k", 3i64).finish().unwrap();
+        let dx = gradients(&[op.output(0).unwrap()], &[x.clone()]).unwrap().remove(0);
+        let mut outs = op.outputs();
+        outs.push(dx.unwrap().to_dense().unwrap());
+        let out = Interpreter::default().run(&outs, &[], &[]).unwrap();
+        assert_eq!(out[0], Tensor::from([[f32::INFINITY, 5., 5.]]));
+        assert_eq!(out[1], Tensor::from([[2i32, 3, 4]]));
+        assert_eq!(out[2], Tensor::from([[0f32, 0., 1., 1., 1., 0.]]));
+        let least = g.op("ApproxTopK").input(&x).attr("k", 1i64).attr("is_max_k", false);
+        let e = crate::testing::fails(&least.output().unwrap());
+        assert!(e.message().contains("is_max_k"), "{e}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ const INSIDE: f64 = 1.3;
 const BATCH: usize = 100;
 
 /// A dtype with this distribution: its groups of draws, and rounding to it after every operation.
-trait Draws: Element {
+pub(super) trait Draws: Element {
     const GROUP: usize;
     fn uniform(block: [u32; 4]) -> [f64; 4];
     fn normal(block: [u32; 4]) -> [f64; 4];
@@ -96,16 +96,16 @@ impl Draws for f16 {
 
 /// The parameters of one batch.
 #[derive(Clone, Copy)]
-struct Parameters {
-    mean: f64,
-    deviation: f64,
-    low: f64,
-    high: f64,
+pub(super) struct Parameters {
+    pub(super) mean: f64,
+    pub(super) deviation: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
 }
 
 /// Fills one batch. Three samplers, by where the bounds are: normal draws, uniform draws and exponential draws, each
 /// with rejection. C. P. Robert, "Simulation of truncated normal variables", Statistics and Computing 5 (1995).
-fn batch<T: Draws>(p: Parameters, from: &mut Philox, out: &mut [T]) -> Result<()> {
+pub(super) fn batch<T: Draws>(p: Parameters, from: &mut Philox, out: &mut [T]) -> Result<()> {
     let Parameters {
         mean,
         mut deviation,

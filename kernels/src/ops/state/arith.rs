@@ -109,6 +109,37 @@ macro_rules! complex {
     };
 }
 
+/// Sums are "or" and differences "exclusive or": what is left when C++ turns the sum or difference of two truth values, as
+/// numbers, back to one, as TensorFlow does.
+impl Arith for bool {
+    const INTEGER: bool = true;
+    const ORDERED: bool = true;
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        self | b
+    }
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        self ^ b
+    }
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        self & b
+    }
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        self & b
+    }
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        self & b
+    }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        self | b
+    }
+}
+
 integers!(i8, i16, i32, i64, u8, u16, u32, u64);
 floats!(f32, f64, f16, bf16);
 complex!(Complex<f32>, Complex<f64>);

@@ -68,6 +68,15 @@ pub(super) fn make(
     if update == Update::Set {
         return Ok(Box::new(Replace { dtype, is_ref, reach }));
     }
+    if dtype == DType::Bool && matches!(update, Update::Add | Update::Sub) {
+        let of = PhantomData::<fn() -> bool>;
+        return Ok(Box::new(Change {
+            update,
+            is_ref,
+            reach,
+            of,
+        }));
+    }
     Ok(dispatch!(dtype, T in numbers => {
         if matches!(update, Update::Min | Update::Max) && !T::ORDERED {
             return Err(init.no_kernel());

@@ -1,15 +1,19 @@
 //! Operations on batches of matrices: factorisations, inverses, solutions.
 #![forbid(unsafe_code)]
 
+pub mod banded;
 pub mod cholesky;
 pub mod determinant;
 pub mod eigen;
+pub mod eigen_general;
+pub mod functions;
 pub mod inverse;
 pub mod least_squares;
 pub mod qr;
 pub mod solve;
 pub mod svd;
 pub mod triangular;
+pub mod tridiagonal;
 
 use std::sync::Mutex;
 

@@ -8,7 +8,7 @@ use actorflow_core::gradient::{Grad, GradContext, IndexedSlices};
 use actorflow_core::graph::ShapeContext;
 use actorflow_core::kernel::{Device, Kernel, KernelInit, OpContext};
 use actorflow_core::op::{Category, OpDef, Sampler};
-use actorflow_core::{Operation, Output, PartialShape, Tensor, dispatch, register_ops};
+use actorflow_core::{DType, Operation, Output, PartialShape, Tensor, dispatch, register_ops};
 use half::{bf16, f16};
 
 use super::super::shared::elements;
@@ -213,7 +213,9 @@ fn forward<T: Sums>(cx: &mut OpContext<'_>, by: By) -> Result<()> {
     Ok(())
 }
 
-fn backward<T: Sums>(cx: &mut OpContext<'_>, by: By) -> Result<()> {
+/// Where the gradient's rows go: with `compact`, output 1 lists the rows that are reached, ascending, and output 0 has these
+/// rows only.
+fn backward<T: Sums>(cx: &mut OpContext<'_>, by: By, compact: bool) -> Result<()> {
     let shape = cx.input(0)?.shape();
     let Some(&segments) = shape.first() else {
         return Err(Error::invalid(
@@ -231,6 +233,18 @@ fn backward<T: Sums>(cx: &mut OpContext<'_>, by: By) -> Result<()> {
             )));
         }
     }
+    let reached = compact.then(|| {
+        let mut all = indices.to_vec();
+        all.sort_unstable();
+        all.dedup();
+        all
+    });
+    let rows = reached.as_ref().map_or(rows, Vec::len);
+    // The index is among the reached ones.
+    let row_of = |i: i64| match &reached {
+        Some(reached) => reached.partition_point(|r| *r < i),
+        None => i as usize,
+    };
     let mut out = cx.alloc(T::DTYPE, shape.with_replaced(0, 1, &[rows]))?;
     let inner: usize = shape[1..].iter().product();
     let mut counts = vec![0u32; if inner == 0 { 0 } else { segments }];
@@ -240,10 +254,18 @@ fn backward<T: Sums>(cx: &mut OpContext<'_>, by: By) -> Result<()> {
     let each = indices
         .iter()
         .zip(ids)
-        .map(|(i, s)| (*s as usize, *i as usize, by.scale(counts[*s as usize])));
+        .map(|(i, s)| (*s as usize, row_of(*i), by.scale(counts[*s as usize])));
     let device = &*cx.step().device;
     sum_rows(device, cx.slice::<T>(0)?, elements::<T>(&mut out)?, inner, each)?;
     cx.set_output(0, out);
+    if let Some(reached) = &reached {
+        let narrow = || reached.iter().map(|i| *i as i32).collect::<Vec<_>>();
+        let list = match cx.input(1)?.dtype() {
+            DType::I32 => Tensor::vector(&narrow()),
+            _ => Tensor::vector(reached),
+        };
+        cx.set_output(1, list);
+    }
     Ok(())
 }
 
@@ -253,9 +275,9 @@ fn forward_kernel(init: &KernelInit<'_>, by: By) -> Result<Box<dyn Kernel>> {
     }, else Err(init.no_kernel()))
 }
 
-fn backward_kernel(init: &KernelInit<'_>, by: By) -> Result<Box<dyn Kernel>> {
+fn backward_kernel(init: &KernelInit<'_>, by: By, compact: bool) -> Result<Box<dyn Kernel>> {
     dispatch!(init.input_types[0], T in floats => {
-        Ok(Box::new(move |cx: &mut OpContext<'_>| backward::<T>(cx, by)))
+        Ok(Box::new(move |cx: &mut OpContext<'_>| backward::<T>(cx, by, compact)))
     }, else Err(init.no_kernel()))
 }
 
@@ -266,11 +288,12 @@ fn segment_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
     Ok(vec![data.with_dim(0, segments.and_then(|n| usize::try_from(n).ok()))])
 }
 
-/// One divisor: the op, its form with the number of segments, and its gradient.
+/// One divisor: the op, its form with the number of segments, and both forms of its gradient.
 struct Family {
     name: &'static str,
     with_number: &'static str,
     grad: &'static str,
+    compact_grad: &'static str,
     by: By,
 }
 
@@ -278,18 +301,21 @@ const SUM: Family = Family {
     name: "SparseSegmentSum",
     with_number: "SparseSegmentSumWithNumSegments",
     grad: "SparseSegmentSumGrad",
+    compact_grad: "SparseSegmentSumGradV2",
     by: By::One,
 };
 const MEAN: Family = Family {
     name: "SparseSegmentMean",
     with_number: "SparseSegmentMeanWithNumSegments",
     grad: "SparseSegmentMeanGrad",
+    compact_grad: "SparseSegmentMeanGradV2",
     by: By::Count,
 };
 const SQRT_N: Family = Family {
     name: "SparseSegmentSqrtN",
     with_number: "SparseSegmentSqrtNWithNumSegments",
     grad: "SparseSegmentSqrtNGrad",
+    compact_grad: "SparseSegmentSqrtNGradV2",
     by: By::RootOfCount,
 };
 
@@ -378,6 +404,24 @@ fn gradient_op(name: &'static str) -> OpDef {
         .shape(segment_shape)
 }
 
+fn compact_gradient_op(name: &'static str) -> OpDef {
+    OpDef::new(name, Category::Reduction)
+        .input("grad: T")
+        .input("indices: Tidx")
+        .input("segment_ids: Tsegmentids")
+        .input("dense_output_dim0: int32")
+        .output("output: T")
+        .output("sorted_unique_indices: Tidx")
+        .attr(FLOATS)
+        .attr("Tidx: {int32, int64} = DT_INT32")
+        .attr("Tsegmentids: {int32, int64} = DT_INT32")
+        .shape(|cx| {
+            let grad = cx.input(0).with_rank_at_least(1)?;
+            cx.input(1).with_rank(1)?.merge(&cx.input(2).with_rank(1)?)?;
+            Ok(vec![grad.with_dim(0, None), PartialShape::vector(None)])
+        })
+}
+
 fn sample(s: &mut Sampler, op: &str, number: bool, sparse_gradient: bool) -> Result<Operation> {
     let x = s.normal([4, 2])?;
     let (indices, ids) = (s.constant([3i32, 0, 0, 1])?, s.constant([0i32, 0, 2, 2])?);
@@ -388,7 +432,7 @@ fn sample(s: &mut Sampler, op: &str, number: bool, sparse_gradient: bool) -> Res
 }
 
 macro_rules! family {
-    ($($family:ident $types:ident $plain:ident $numbered:ident $grad:ident $doc:literal;)*) => {
+    ($($family:ident $types:ident $plain:ident $numbered:ident $grad:ident $compact:ident $doc:literal;)*) => {
         $(fn $plain() -> OpDef {
             definition($family.name, $types)
                 .doc(concat!("The ", $doc, " of each segment's rows, which `indices` picks; segment ids ascend."))
@@ -408,23 +452,28 @@ macro_rules! family {
         fn $grad() -> OpDef {
             gradient_op($family.grad)
                 .doc(concat!("The gradient of the ", $doc, " of segments of picked rows."))
-                .cpu(|init| backward_kernel(init, $family.by))
+                .cpu(|init| backward_kernel(init, $family.by, false))
+        }
+        fn $compact() -> OpDef {
+            compact_gradient_op($family.compact_grad)
+                .doc(concat!("The gradient of the ", $doc, " of segments of picked rows: the picked rows only."))
+                .cpu(|init| backward_kernel(init, $family.by, true))
         })*
-        register_ops!($($plain, $numbered, $grad),*);
+        register_ops!($($plain, $numbered, $grad, $compact),*);
     };
 }
 
 family! {
-    SUM REALS sum sum_numbered sum_grad "sum";
-    MEAN FLOATS mean mean_numbered mean_grad "mean";
-    SQRT_N FLOATS sqrt_n sqrt_n_numbered sqrt_n_grad "sum, divided by the root of the number,";
+    SUM REALS sum sum_numbered sum_grad sum_compact "sum";
+    MEAN FLOATS mean mean_numbered mean_grad mean_compact "mean";
+    SQRT_N FLOATS sqrt_n sqrt_n_numbered sqrt_n_grad sqrt_n_compact "sum, divided by the root of the number,";
 }
 
 #[cfg(test)]
 mod tests {
     use crate::testing::Interpreter;
-    use actorflow_core::Graph;
     use actorflow_core::error::Result;
+    use actorflow_core::{Graph, Tensor};
 
     const X: [[f32; 2]; 3] = [[1., 2.], [3., 4.], [5., 6.]];
 
@@ -458,6 +507,28 @@ mod tests {
         assert!(run("SparseSegmentSum", &[], &[], None).unwrap().is_empty());
     }
 
+    /// TensorFlow 2.21's own values.
+    #[test]
+    fn compact_gradients_have_the_picked_rows_only() {
+        let g = Graph::new();
+        let run = |op: &str| {
+            let node = g
+                .op(op)
+                .input(&g.constant(X).unwrap())
+                .input(&g.constant([7i32, 0, 0, 7]).unwrap())
+                .input(&g.constant([0i32, 0, 2, 2]).unwrap())
+                .input(&g.constant(8i32).unwrap());
+            let outputs = node.finish().unwrap().outputs();
+            Interpreter::default().run(&outputs, &[], &[]).unwrap()
+        };
+        let out = run("SparseSegmentSumGradV2");
+        assert_eq!(out, [Tensor::from([[6f32, 8.], [6., 8.]]), Tensor::from([0i32, 7])]);
+        let out = run("SparseSegmentMeanGradV2");
+        assert_eq!(out[0], Tensor::from([[3f32, 4.], [3., 4.]]));
+        let out = run("SparseSegmentSqrtNGradV2")[0].to_vec::<f32>().unwrap();
+        assert!((out[0] - 4.242_640_5).abs() < 1e-6 && out.len() == 4);
+    }
+
     #[test]
     fn bad_operands_are_refused() {
         let e = |indices: &[i32], ids: &[i32]| run("SparseSegmentSum", indices, ids, None).is_err();
@@ -466,5 +537,6 @@ mod tests {
         assert!(run("SparseSegmentSumWithNumSegments", &[0], &[2], Some(2)).is_err());
         assert!(run("SparseSegmentMeanGrad", &[4], &[0], Some(4)).is_err());
         assert!(run("SparseSegmentMeanGrad", &[0], &[3], Some(4)).is_err());
+        assert!(run("SparseSegmentSumGradV2", &[4], &[0], Some(4)).is_err());
     }
 }
