@@ -10,6 +10,7 @@ mod cholesky;
 mod eigen;
 mod lu;
 mod qr;
+mod real_schur;
 mod schur;
 mod svd;
 
@@ -17,6 +18,7 @@ pub use cholesky::{cholesky, cholesky_gradient};
 pub use eigen::eigen;
 pub use lu::{Lu, lu};
 pub use qr::qr;
+pub use real_schur::general_eigen;
 pub use schur::Schur;
 pub use svd::{Svd, svd};
 

@@ -8,7 +8,7 @@ use actorflow_core::op::{Category, OpDef};
 use actorflow_core::{Attrs, DType, PartialShape, Shape, Tensor, register_ops};
 use bytes::Bytes;
 
-use super::picture::{Format, Picture, Samples, jpeg_extents};
+use super::picture::{Format, JpegOptions, Picture, Samples, jpeg_extents};
 
 fn contents(cx: &OpContext<'_>) -> Result<Bytes> {
     let t = cx.input(0)?;
@@ -61,10 +61,13 @@ fn decode(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
     let (op, dtype) = (init.op.to_owned(), init.output_types[0]);
     let want = if op == "DecodeGif" { 3 } else { channels(init.attrs)? };
     let expand = op != "DecodeImage" || init.attrs.bool("expand_animations")?;
-    if init.attrs.get("ratio").is_some() && init.attrs.int("ratio")? != 1 {
-        return Err(Error::unimplemented(
-            "JPEG files are decoded in full size only: ratio must be 1",
-        ));
+    let mut options = JpegOptions::default();
+    if init.attrs.get("ratio").is_some() {
+        options.ratio = match init.attrs.int("ratio")? {
+            n @ (1 | 2 | 4 | 8) => n as usize,
+            n => return Err(Error::invalid(format!("ratio must be 1, 2, 4, or 8, got {n}"))),
+        };
+        options.fancy = init.attrs.bool("fancy_upscaling")?;
     }
     let crops = op == "DecodeAndCropJpeg";
     Ok(Box::new(move |cx: &mut OpContext<'_>| {
@@ -99,7 +102,7 @@ fn decode(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
             }
             _ => {}
         }
-        let mut picture = Picture::decoded(&file, want)?.with_channels(want);
+        let mut picture = Picture::decoded(&file, want, options)?.with_channels(want);
         if crops {
             let window = cx.input(1)?.to_i64_vec()?;
             let sizes: Vec<usize> = window.iter().filter_map(|n| usize::try_from(*n).ok()).collect();

@@ -8,6 +8,8 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::jpeg::{Refusal, pixels, read};
+
 /// The most samples of an image: files that say more are refused before anything is allocated.
 const MOST: usize = 1 << 29;
 
@@ -138,10 +140,10 @@ impl Picture {
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for a file that is torn, malformed or too large.
-    pub(super) fn decoded(file: &[u8], channels: usize) -> Result<Picture> {
+    pub(super) fn decoded(file: &[u8], channels: usize, options: JpegOptions) -> Result<Picture> {
         match Format::of(file)? {
             Format::Png => png(file),
-            Format::Jpeg => jpeg(file, channels),
+            Format::Jpeg => jpeg(file, channels, options),
             Format::Gif => gif(file),
             Format::Bmp => bmp(file),
         }
@@ -231,7 +233,22 @@ pub(super) fn jpeg_extents(file: &[u8]) -> Result<[usize; 3]> {
     Ok([info.height.into(), info.width.into(), info.components.into()])
 }
 
-fn jpeg(file: &[u8], channels: usize) -> Result<Picture> {
+/// How JPEG files are decoded.
+#[derive(Clone, Copy)]
+pub(super) struct JpegOptions {
+    /// How many times smaller the image becomes: 1, 2, 4 or 8.
+    pub(super) ratio: usize,
+    /// Whether colours are scaled up smoothly.
+    pub(super) fancy: bool,
+}
+
+impl Default for JpegOptions {
+    fn default() -> Self {
+        JpegOptions { ratio: 1, fancy: true }
+    }
+}
+
+fn jpeg(file: &[u8], channels: usize, options: JpegOptions) -> Result<Picture> {
     let wrong = |e: &dyn std::fmt::Display| Error::invalid(format!("Invalid JPEG data, size {}: {e}", file.len()));
     let [height, width, components] = jpeg_extents(file)?;
     let (color, channels) = match (channels, components) {
@@ -239,6 +256,27 @@ fn jpeg(file: &[u8], channels: usize) -> Result<Picture> {
         _ => (ColorSpace::RGB, 3),
     };
     room("a JPEG file", [1, height, width, channels])?;
+    match read(file, MOST) {
+        Ok(image) => {
+            let ([height, width], data) = pixels(&image, options.ratio, channels, options.fancy);
+            return Ok(Picture {
+                frames: 1,
+                height,
+                width,
+                channels,
+                natural: channels,
+                opaque: 255,
+                samples: Samples::Bytes(data),
+            });
+        }
+        Err(Refusal::Wrong(why)) => return Err(wrong(&why)),
+        Err(Refusal::Kind) if options.ratio != 1 => {
+            return Err(Error::unimplemented(
+                "JPEG files of other colours than brightness and YCbCr are decoded in full size only: ratio must be 1",
+            ));
+        }
+        Err(Refusal::Kind) => {}
+    }
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(1 << 16)

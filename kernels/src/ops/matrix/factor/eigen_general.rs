@@ -5,12 +5,11 @@ use actorflow_core::error::{Error, Result};
 use actorflow_core::gradient::{Grad, GradContext};
 use actorflow_core::kernel::{Kernel, KernelInit, OpContext};
 use actorflow_core::op::{Category, OpDef, Sampler};
-use actorflow_core::{DType, Operation, Output, PartialShape, Shape, dispatch, register_ops};
+use actorflow_core::{DType, Operation, Output, PartialShape, Shape, Tensor, dispatch, register_ops};
 use num_complex::Complex;
 
-use super::inverse::sample_matrix;
 use super::{Entry, adjoint, batched, reciprocal_differences, square, square_shape, times, widened};
-use crate::linalg::Schur;
+use crate::linalg::{Num, Schur, general_eigen};
 
 type C = Complex<f64>;
 
@@ -30,8 +29,12 @@ fn decompose<T: Entry, R: Entry<Wide = C>>(cx: &mut OpContext<'_>, vectors: bool
         .map_err(|_| Error::exhausted(format!("there is no memory for {total} complex numbers")))?;
     all.resize(total, C::default());
     batched(cx.parallel(), &mut all, step, 25 * n * n * n, |i, out| {
-        let schur = Schur::of(&a[i * n * n..][..n * n], n);
-        let (values, columns) = schur.map(|s| s.eigen()).ok_or_else(|| {
+        let a = &a[i * n * n..][..n * n];
+        let found = match T::DTYPE.is_complex() {
+            true => Schur::of(a, n).map(|s| s.eigen()),
+            false => general_eigen(&a.iter().map(|x| x.re()).collect::<Vec<_>>(), n),
+        };
+        let (values, columns) = found.ok_or_else(|| {
             Error::invalid("Eigen decomposition was not successful: the input has elements that are not finite")
         })?;
         out[..n].copy_from_slice(&values);
@@ -103,13 +106,20 @@ fn eig_grad(cx: &GradContext, grads: &[Option<Grad>]) -> Result<Vec<Option<Grad>
     Ok(vec![Some(da.cast(a.dtype())?.into())])
 }
 
-fn sample(s: &mut Sampler) -> Result<Operation> {
-    let x = sample_matrix(s, 3)?;
-    s.op("Eig")
+/// The real parts of the values, or the sizes of the vectors' elements, whose phases are of no importance; values far apart.
+fn sample(s: &mut Sampler, vectors: bool) -> Result<Operation> {
+    let values: Vec<f64> = (0..9)
+        .map(|i| s.number(-0.7, 0.7) + if i % 4 == 0 { f64::from(i) } else { 0.0 })
+        .collect();
+    let x = s.input(Tensor::from_slice([3, 3], &values)?)?;
+    let node = s
+        .op("Eig")
         .input(&x)
-        .attr("compute_v", false)
-        .attr("Tout", DType::C128)
-        .finish()
+        .attr("compute_v", vectors)
+        .attr("Tout", DType::C128);
+    let (op, part) = (node.finish()?, if vectors { "ComplexAbs" } else { "Real" });
+    let part = s.op(part).input(&op.output(usize::from(vectors))?);
+    part.attr("T", DType::C128).attr("Tout", DType::F64).finish()
 }
 
 fn eig() -> OpDef {
@@ -135,7 +145,8 @@ fn eig() -> OpDef {
         })
         .gradient(eig_grad)
         .cpu(kernel)
-        .sample(sample)
+        .sample(|s| sample(s, false))
+        .sample(|s| sample(s, true))
 }
 
 register_ops!(eig);
