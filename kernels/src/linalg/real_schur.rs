@@ -31,7 +31,7 @@ pub fn general_eigen(a: &[f64], n: usize) -> Option<(Vec<Complex<f64>>, Vec<Comp
         values: vec![Complex::default(); n],
         norm: 0.0,
     };
-    f.to_hessenberg();
+    f.reduce();
     f.norm = (0..n)
         .flat_map(|i| (i.saturating_sub(1)..n).map(move |j| (i, j)))
         .map(|(i, j)| f.h[i * n + j].abs())
@@ -47,7 +47,7 @@ impl Francis {
     }
 
     /// Reflections that leave one subdiagonal.
-    fn to_hessenberg(&mut self) {
+    fn reduce(&mut self) {
         let n = self.n;
         for m in 1..n.saturating_sub(1) {
             let scale: f64 = (m..n).map(|i| self.at(i, m - 1).abs()).sum();
@@ -158,7 +158,7 @@ impl Francis {
         let (mut x, mut y) = (self.at(last, last), self.at(last - 1, last - 1));
         let mut w = self.at(last, last - 1) * self.at(last - 1, last);
         // Shifts that get out of cycles.
-        if step % 10 == 0 && step != 30 {
+        if step.is_multiple_of(10) && step != 30 {
             *shifted += x;
             (0..=last).for_each(|i| self.h[i * n + i] -= x);
             let s = self.at(last, last - 1).abs() + self.at(last - 1, last - 2).abs();

@@ -57,16 +57,14 @@ fn table() -> &'static Directions {
 
 /// Points `skip + 1` and on of the sequence, as fractions of 2³², written to rows of as many elements as there are dimensions.
 fn points<T>(table: &[[u32; DIGITS]], skip: u32, out: &mut [T], of: impl Fn(u32) -> T) {
-    let mut index = skip + 1;
-    let digits = |gray: u32| (0..DIGITS).filter(move |k| gray >> k & 1 == 1);
-    let first = index ^ index >> 1;
+    let digits = |gray: u32| (0..DIGITS).filter(move |k| (gray >> k) & 1 == 1);
+    let first = (skip + 1) ^ ((skip + 1) >> 1);
     let mut point: Vec<u32> = table.iter().map(|d| digits(first).fold(0, |x, k| x ^ d[k])).collect();
-    for row in out.chunks_exact_mut(table.len()) {
+    for (index, row) in (skip + 1..).zip(out.chunks_exact_mut(table.len())) {
         row.iter_mut().zip(&point).for_each(|(o, x)| *o = of(*x));
         // The next index's Gray code differs in one digit.
         let digit = (!index).trailing_zeros() as usize;
         point.iter_mut().zip(table).for_each(|(x, d)| *x ^= d[digit]);
-        index += 1;
     }
 }
 

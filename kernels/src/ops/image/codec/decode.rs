@@ -68,6 +68,7 @@ fn decode(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
             n => return Err(Error::invalid(format!("ratio must be 1, 2, 4, or 8, got {n}"))),
         };
         options.fancy = init.attrs.bool("fancy_upscaling")?;
+        options.accurate = init.attrs.str("dct_method")? == "INTEGER_ACCURATE";
     }
     let crops = op == "DecodeAndCropJpeg";
     Ok(Box::new(move |cx: &mut OpContext<'_>| {

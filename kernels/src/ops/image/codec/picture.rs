@@ -240,11 +240,17 @@ pub(super) struct JpegOptions {
     pub(super) ratio: usize,
     /// Whether colours are scaled up smoothly.
     pub(super) fancy: bool,
+    /// Whether the transform is the accurate one; else the one that is TensorFlow's default.
+    pub(super) accurate: bool,
 }
 
 impl Default for JpegOptions {
     fn default() -> Self {
-        JpegOptions { ratio: 1, fancy: true }
+        JpegOptions {
+            ratio: 1,
+            fancy: true,
+            accurate: false,
+        }
     }
 }
 
@@ -258,7 +264,7 @@ fn jpeg(file: &[u8], channels: usize, options: JpegOptions) -> Result<Picture> {
     room("a JPEG file", [1, height, width, channels])?;
     match read(file, MOST) {
         Ok(image) => {
-            let ([height, width], data) = pixels(&image, options.ratio, channels, options.fancy);
+            let ([height, width], data) = pixels(&image, options.ratio, channels, [options.fancy, options.accurate]);
             return Ok(Picture {
                 frames: 1,
                 height,

@@ -568,7 +568,7 @@ mod tests {
                     let mut file = whole.clone();
                     file[at] = value;
                     if let Ok(image) = read(&file, 1 << 20) {
-                        let ([height, width], p) = crate::ops::image::codec::jpeg::pixels(&image, 2, 3, true);
+                        let ([height, width], p) = crate::ops::image::codec::jpeg::pixels(&image, 2, 3, [true; 2]);
                         assert_eq!(p.len(), height * width * 3);
                     }
                 }

@@ -99,7 +99,7 @@ fn encoded(pixels: &[u8], dims: [usize; 3], options: &Options) -> Vec<u8> {
         let coded = coded(scan, &all, options.optimal || options.progressive);
         for (number, code) in &coded.codes {
             // Whether it is for other coefficients than the means, and its table.
-            let table = (number % 2) << 4 | number / 2;
+            let table = ((number % 2) << 4) | (number / 2);
             marker(&mut file, CODE, &[&[table][..], &code.counts, &code.symbols].concat());
         }
         let mut header = vec![scan.components.len() as u8];

@@ -40,6 +40,55 @@ fn eight(v: [i64; 8]) -> [i64; 8] {
     })
 }
 
+/// Arai's, Agui's and Nakajima's transform to 8 values (Transactions of the IEICE, 1988) in numbers of few bits, of which
+/// what is cut off is not rounded; of inputs that were scaled by [`quick_factor`].
+fn quick(v: [i64; 8]) -> [i64; 8] {
+    let times = |x: i64, by: i64| (x * by) >> 8;
+    let (sum, difference) = (v[0] + v[4], v[0] - v[4]);
+    let middle = v[2] + v[6];
+    let turned = times(v[2] - v[6], 362) - middle;
+    let even = [sum + middle, difference + turned, difference - turned, sum - middle];
+    let (z10, z11, z12, z13) = (v[5] - v[3], v[1] + v[7], v[1] - v[7], v[5] + v[3]);
+    let z5 = times(z10 + z12, 473);
+    let t7 = z11 + z13;
+    let t6 = times(z10, -669) + z5 - t7;
+    let t5 = times(z11 - z13, 362) - t6;
+    let t4 = times(z12, 277) - z5 + t5;
+    let odd = [t7, t6, t5, -t4];
+    std::array::from_fn(|i| {
+        if i < 4 {
+            even[i] + odd[i]
+        } else {
+            even[7 - i] - odd[7 - i]
+        }
+    })
+}
+
+/// The scale of a coefficient for [`quick`], times its divisor, with two bits for fractions.
+fn quick_factor(i: usize, divisor: u16) -> i64 {
+    let scale = |k: usize| match k {
+        0 => 1.0,
+        k => (k as f64 * std::f64::consts::PI / 16.0).cos() * std::f64::consts::SQRT_2,
+    };
+    let scale = (scale(i / 8) * scale(i % 8) * 16384.0).round() as i64;
+    rounded(i64::from(divisor) * scale, 12)
+}
+
+/// The samples of a block in full size by [`quick`].
+fn quick_samples(block: &[i16; 64], factors: &[i64; 64], mut put: impl FnMut(usize, usize, u8)) {
+    let mut half = [[0; 8]; 8];
+    for x in 0..8 {
+        let column = quick(std::array::from_fn(|y| {
+            i64::from(block[8 * y + x]) * factors[8 * y + x]
+        }));
+        (0..8).for_each(|y| half[y][x] = column[y]);
+    }
+    for (y, row) in half.iter().enumerate() {
+        let row = quick(*row);
+        (0..8).for_each(|x| put(x, y, ((row[x] >> (MORE + 3)) + 128).clamp(0, 255) as u8));
+    }
+}
+
 /// The same to 4 values, with one more bit.
 fn four(v: [i64; 8]) -> [i64; 8] {
     let t0 = v[0] << (BITS + 1);
@@ -102,16 +151,21 @@ struct Samples {
 }
 
 impl Samples {
-    fn of(plane: &Plane, side: usize, [width, height]: [usize; 2]) -> Samples {
+    fn of(plane: &Plane, side: usize, [width, height]: [usize; 2], accurate: bool) -> Samples {
         let mut values = vec![0; width * height];
+        let scaled: [i64; 64] = std::array::from_fn(|i| quick_factor(i, plane.factors[i]));
         for (y, row) in plane.blocks.chunks(plane.stride).take(plane.high).enumerate() {
             for (x, block) in row[..plane.wide].iter().enumerate() {
-                samples(block, &plane.factors, side, |u, v, s| {
+                let put = |u, v, s| {
                     let (u, v) = (x * side + u, y * side + v);
                     if u < width && v < height {
                         values[v * width + u] = s;
                     }
-                });
+                };
+                match side == 8 && !accurate {
+                    true => quick_samples(block, &scaled, put),
+                    false => samples(block, &plane.factors, side, put),
+                }
             }
         }
         Samples { width, height, values }
@@ -175,8 +229,13 @@ fn widened(row: &[u32], [left, right]: [u32; 2], whole: u32, out: &mut Vec<u8>) 
 }
 
 /// The pixels `[height, width, channels]` of an image that is made `ratio` times smaller, a power of two to 8; of brightness
-/// only, or as red, green and blue.
-pub(crate) fn pixels(image: &Coefficients, ratio: usize, channels: usize, fancy: bool) -> ([usize; 2], Vec<u8>) {
+/// only, or as red, green and blue; `fancy` scales colours up smoothly, `accurate` takes the slower of two transforms.
+pub(crate) fn pixels(
+    image: &Coefficients,
+    ratio: usize,
+    channels: usize,
+    [fancy, accurate]: [bool; 2],
+) -> ([usize; 2], Vec<u8>) {
     let least = 8 / ratio;
     let [height, width] = [image.height.div_ceil(ratio), image.width.div_ceil(ratio)];
     let most = |f: fn(&Plane) -> usize| image.planes.iter().map(f).max().unwrap_or(1);
@@ -187,12 +246,15 @@ pub(crate) fn pixels(image: &Coefficients, ratio: usize, channels: usize, fancy:
         .map(|p| {
             // Colours are scaled up by their transforms as far as it goes.
             let mut side = least;
-            while side < 8 && widest * least % (p.h * side * 2) == 0 && highest * least % (p.v * side * 2) == 0 {
+            while side < 8
+                && (widest * least).is_multiple_of(p.h * side * 2)
+                && (highest * least).is_multiple_of(p.v * side * 2)
+            {
                 side *= 2;
             }
             let extent = |n: usize, own: usize, all: usize| (n * own * side).div_ceil(all * 8);
             let size = [extent(image.width, p.h, widest), extent(image.height, p.v, highest)];
-            let plane = Samples::of(p, side, size);
+            let plane = Samples::of(p, side, size, accurate);
             let (across, down) = (widest * least / (p.h * side), highest * least / (p.v * side));
             let smooth = fancy && least > 1;
             match (across, down) {
