@@ -510,6 +510,104 @@ pub fn draw_bounding_boxes_v2(images: &Output, boxes: &Output, colors: &Output) 
     Builder::new("DrawBoundingBoxesV2", images.graph()).input(images).input(boxes).input(colors)
 }
 
+/// `EncodeJpeg`: An image `[height, width, channels]` as a JPEG file.
+///
+/// Inputs: `image: uint8`.
+///
+/// Optional attributes:
+/// - `format`: string, one of `""`, `"grayscale"`, `"rgb"`; `""` by default
+/// - `quality`: int; `95` by default
+/// - `progressive`: bool; `false` by default
+/// - `optimize_size`: bool; `false` by default
+/// - `chroma_downsampling`: bool; `true` by default
+/// - `density_unit`: string, one of `"in"`, `"cm"`; `"in"` by default
+/// - `x_density`: int; `300` by default
+/// - `y_density`: int; `300` by default
+/// - `xmp_metadata`: string; `""` by default
+///
+/// Outputs: `contents: string`.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn encode_jpeg(image: &Output) -> EncodeJpegBuilder {
+    EncodeJpegBuilder(Builder::new("EncodeJpeg", image.graph()).input(image))
+}
+
+typed_builder! {
+    /// The node in the making of [`encode_jpeg()`], with a method for each optional attribute.
+    EncodeJpegBuilder
+}
+
+impl EncodeJpegBuilder {
+    /// `format`: string, one of `""`, `"grayscale"`, `"rgb"`; `""` by default.
+    #[inline]
+    pub fn format(self, format: &str) -> Self {
+        Self(self.0.set("format", format.into()))
+    }
+
+    /// `quality`: int; `95` by default.
+    #[inline]
+    pub fn quality(self, quality: i64) -> Self {
+        Self(self.0.set("quality", quality.into()))
+    }
+
+    /// `progressive`: bool; `false` by default.
+    #[inline]
+    pub fn progressive(self, progressive: bool) -> Self {
+        Self(self.0.set("progressive", progressive.into()))
+    }
+
+    /// `optimize_size`: bool; `false` by default.
+    #[inline]
+    pub fn optimize_size(self, optimize_size: bool) -> Self {
+        Self(self.0.set("optimize_size", optimize_size.into()))
+    }
+
+    /// `chroma_downsampling`: bool; `true` by default.
+    #[inline]
+    pub fn chroma_downsampling(self, chroma_downsampling: bool) -> Self {
+        Self(self.0.set("chroma_downsampling", chroma_downsampling.into()))
+    }
+
+    /// `density_unit`: string, one of `"in"`, `"cm"`; `"in"` by default.
+    #[inline]
+    pub fn density_unit(self, density_unit: &str) -> Self {
+        Self(self.0.set("density_unit", density_unit.into()))
+    }
+
+    /// `x_density`: int; `300` by default.
+    #[inline]
+    pub fn x_density(self, x_density: i64) -> Self {
+        Self(self.0.set("x_density", x_density.into()))
+    }
+
+    /// `y_density`: int; `300` by default.
+    #[inline]
+    pub fn y_density(self, y_density: i64) -> Self {
+        Self(self.0.set("y_density", y_density.into()))
+    }
+
+    /// `xmp_metadata`: string; `""` by default.
+    #[inline]
+    pub fn xmp_metadata(self, xmp_metadata: &str) -> Self {
+        Self(self.0.set("xmp_metadata", xmp_metadata.into()))
+    }
+}
+
+/// `EncodeJpegVariableQuality`: An image `[height, width, channels]` as a JPEG file of a quality, from 0 to 100, that an input gives.
+///
+/// Inputs: `images: uint8`, `quality: int32`.
+///
+/// Outputs: `contents: string`.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn encode_jpeg_variable_quality(images: &Output, quality: &Output) -> Builder {
+    Builder::new("EncodeJpegVariableQuality", images.graph()).input(images).input(quality)
+}
+
 /// `EncodePng`: Images `[..., height, width, channels]` as PNG files.
 ///
 /// Inputs: `image: T`.

@@ -386,6 +386,56 @@ impl ImageSummaryBuilder {
     }
 }
 
+/// `LoadAndRemapMatrix`: A matrix of a checkpoint with its rows and columns rearranged, and new cells where -1 stands for an old row or column.
+///
+/// Inputs: `ckpt_path: string`, `old_tensor_name: string`, `row_remapping: int64`, `col_remapping: int64`, `initializing_values: float32`.
+///
+/// Attributes:
+/// - `num_rows`: int, at least 0
+/// - `num_cols`: int, at least 1
+///
+/// Optional attributes:
+/// - `max_rows_in_memory`: int; `-1` by default
+///
+/// Outputs: `output_matrix: float32`.
+///
+/// Gradients stop here. Has state or side effects.
+#[inline]
+#[track_caller]
+pub fn load_and_remap_matrix(
+    ckpt_path: &Output,
+    old_tensor_name: &Output,
+    row_remapping: &Output,
+    col_remapping: &Output,
+    initializing_values: &Output,
+    num_rows: i64,
+    num_cols: i64,
+) -> LoadAndRemapMatrixBuilder {
+    LoadAndRemapMatrixBuilder(
+        Builder::new("LoadAndRemapMatrix", ckpt_path.graph())
+            .input(ckpt_path)
+            .input(old_tensor_name)
+            .input(row_remapping)
+            .input(col_remapping)
+            .input(initializing_values)
+            .set("num_rows", num_rows.into())
+            .set("num_cols", num_cols.into()),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`load_and_remap_matrix()`], with a method for each optional attribute.
+    LoadAndRemapMatrixBuilder
+}
+
+impl LoadAndRemapMatrixBuilder {
+    /// `max_rows_in_memory`: int; `-1` by default.
+    #[inline]
+    pub fn max_rows_in_memory(self, max_rows_in_memory: i64) -> Self {
+        Self(self.0.set("max_rows_in_memory", max_rows_in_memory.into()))
+    }
+}
+
 /// `MatchingFiles`: The names of the files that match patterns, sorted: `*`, `?` and `[a-z]` in any part of the path.
 ///
 /// Inputs: `pattern: string`.

@@ -607,7 +607,7 @@ pub fn check_numerics_v2(tensor: &Output, message: &str) -> Builder {
     Builder::new("CheckNumericsV2", tensor.graph()).input(tensor).set("message", message.into())
 }
 
-/// `ClipByValue`: t held within two bounds, each a scalar or of t's shape.
+/// `ClipByValue`: t held within two bounds, each a scalar or of t's shape; of complex numbers, real and imaginary parts are.
 ///
 /// Inputs: `t: T`, `clip_value_min: T`, `clip_value_max: T`.
 ///

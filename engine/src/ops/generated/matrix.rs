@@ -4,6 +4,44 @@
 use crate::ops::builder::{Builder, typed_builder};
 use crate::{DType, Output};
 
+/// `BandedTriangularSolve`: The solutions of systems with triangular matrices, given by the bands next to the diagonal, or with their adjoints.
+///
+/// Inputs: `matrix: T`, `rhs: T`.
+///
+/// Optional attributes:
+/// - `lower`: bool; `true` by default
+/// - `adjoint`: bool; `false` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: floats, complex except bfloat16.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn banded_triangular_solve(matrix: &Output, rhs: &Output) -> BandedTriangularSolveBuilder {
+    BandedTriangularSolveBuilder(Builder::new("BandedTriangularSolve", matrix.graph()).input(matrix).input(rhs))
+}
+
+typed_builder! {
+    /// The node in the making of [`banded_triangular_solve()`], with a method for each optional attribute.
+    BandedTriangularSolveBuilder
+}
+
+impl BandedTriangularSolveBuilder {
+    /// `lower`: bool; `true` by default.
+    #[inline]
+    pub fn lower(self, lower: bool) -> Self {
+        Self(self.0.set("lower", lower.into()))
+    }
+
+    /// `adjoint`: bool; `false` by default.
+    #[inline]
+    pub fn adjoint(self, adjoint: bool) -> Self {
+        Self(self.0.set("adjoint", adjoint.into()))
+    }
+}
+
 /// `BatchMatMul`: The products of two batches of matrices; an adjoint is a transpose and, of complex matrices, a conjugate.
 ///
 /// Inputs: `x: T`, `y: T`.
@@ -221,6 +259,40 @@ pub fn diag(diagonal: &Output) -> Builder {
 #[track_caller]
 pub fn diag_part(input: &Output) -> Builder {
     Builder::new("DiagPart", input.graph()).input(input)
+}
+
+/// `Eig`: Eigenvalues and eigenvectors (columns of length 1) of square matrices; of complex ones, values of ascending magnitude.
+///
+/// Inputs: `input: T`.
+///
+/// Attributes:
+/// - `tout`: type of complex64, complex128
+///
+/// Optional attributes:
+/// - `compute_v`: bool; `true` by default
+///
+/// Outputs: `e: Tout`, `v: Tout`.
+///
+/// Dtypes that follow from the inputs: `T`: floats, complex except bfloat16, float16.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn eig(input: &Output, tout: DType) -> EigBuilder {
+    EigBuilder(Builder::new("Eig", input.graph()).input(input).set("Tout", tout.into()))
+}
+
+typed_builder! {
+    /// The node in the making of [`eig()`], with a method for each optional attribute.
+    EigBuilder
+}
+
+impl EigBuilder {
+    /// `compute_v`: bool; `true` by default.
+    #[inline]
+    pub fn compute_v(self, compute_v: bool) -> Self {
+        Self(self.0.set("compute_v", compute_v.into()))
+    }
 }
 
 /// `Einsum`: Sums of products over named dimensions: `ij,jk->ik` is a matrix product, `...` broadcasts.
@@ -546,6 +618,21 @@ impl MatrixInverseBuilder {
     }
 }
 
+/// `MatrixLogarithm`: The principal logarithms of square matrices; NaN where there is none.
+///
+/// Inputs: `input: T`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: complex64, complex128.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn matrix_logarithm(input: &Output) -> Builder {
+    Builder::new("MatrixLogarithm", input.graph()).input(input)
+}
+
 /// `MatrixSetDiag`: Matrices with their main diagonals replaced.
 ///
 /// Inputs: `input: T`, `diagonal: T`.
@@ -669,6 +756,21 @@ impl MatrixSolveLsBuilder {
     }
 }
 
+/// `MatrixSquareRoot`: The principal square roots of square matrices; NaN where there is none.
+///
+/// Inputs: `input: T`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: floats, complex except bfloat16.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn matrix_square_root(input: &Output) -> Builder {
+    Builder::new("MatrixSquareRoot", input.graph()).input(input)
+}
+
 /// `MatrixTriangularSolve`: The solutions of systems with triangular matrices, or with their adjoints; batch dimensions broadcast.
 ///
 /// Inputs: `matrix: T`, `rhs: T`.
@@ -784,6 +886,58 @@ impl SelfAdjointEigV2Builder {
     }
 }
 
+/// `SparseMatMul`: The product in single precision of two matrices, of which either may be mostly zeros, or bfloat16.
+///
+/// Inputs: `a: Ta`, `b: Tb`.
+///
+/// Optional attributes:
+/// - `transpose_a`: bool; `false` by default
+/// - `transpose_b`: bool; `false` by default
+/// - `a_is_sparse`: bool; `false` by default
+/// - `b_is_sparse`: bool; `false` by default
+///
+/// Outputs: `product: float32`.
+///
+/// Dtypes that follow from the inputs: `Ta`: float32, bfloat16; `Tb`: float32, bfloat16.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn sparse_mat_mul(a: &Output, b: &Output) -> SparseMatMulBuilder {
+    SparseMatMulBuilder(Builder::new("SparseMatMul", a.graph()).input(a).input(b))
+}
+
+typed_builder! {
+    /// The node in the making of [`sparse_mat_mul()`], with a method for each optional attribute.
+    SparseMatMulBuilder
+}
+
+impl SparseMatMulBuilder {
+    /// `transpose_a`: bool; `false` by default.
+    #[inline]
+    pub fn transpose_a(self, transpose_a: bool) -> Self {
+        Self(self.0.set("transpose_a", transpose_a.into()))
+    }
+
+    /// `transpose_b`: bool; `false` by default.
+    #[inline]
+    pub fn transpose_b(self, transpose_b: bool) -> Self {
+        Self(self.0.set("transpose_b", transpose_b.into()))
+    }
+
+    /// `a_is_sparse`: bool; `false` by default.
+    #[inline]
+    pub fn a_is_sparse(self, a_is_sparse: bool) -> Self {
+        Self(self.0.set("a_is_sparse", a_is_sparse.into()))
+    }
+
+    /// `b_is_sparse`: bool; `false` by default.
+    #[inline]
+    pub fn b_is_sparse(self, b_is_sparse: bool) -> Self {
+        Self(self.0.set("b_is_sparse", b_is_sparse.into()))
+    }
+}
+
 /// `Svd`: Singular values, descending, and singular vectors (columns): input = U diag(s) V^H.
 ///
 /// Inputs: `input: T`.
@@ -819,5 +973,58 @@ impl SvdBuilder {
     #[inline]
     pub fn full_matrices(self, full_matrices: bool) -> Self {
         Self(self.0.set("full_matrices", full_matrices.into()))
+    }
+}
+
+/// `TridiagonalMatMul`: The products of tridiagonal matrices, given by their three diagonals as rows, with matrices.
+///
+/// Inputs: `superdiag: T`, `maindiag: T`, `subdiag: T`, `rhs: T`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: floats, complex except bfloat16, float16.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn tridiagonal_mat_mul(superdiag: &Output, maindiag: &Output, subdiag: &Output, rhs: &Output) -> Builder {
+    Builder::new("TridiagonalMatMul", superdiag.graph()).input(superdiag).input(maindiag).input(subdiag).input(rhs)
+}
+
+/// `TridiagonalSolve`: The solutions of systems with tridiagonal matrices, given as rows: superdiagonal, diagonal, subdiagonal; NaN where singular.
+///
+/// Inputs: `diagonals: T`, `rhs: T`.
+///
+/// Optional attributes:
+/// - `partial_pivoting`: bool; `true` by default
+/// - `perturb_singular`: bool; `false` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: floats, complex except bfloat16, float16.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn tridiagonal_solve(diagonals: &Output, rhs: &Output) -> TridiagonalSolveBuilder {
+    TridiagonalSolveBuilder(Builder::new("TridiagonalSolve", diagonals.graph()).input(diagonals).input(rhs))
+}
+
+typed_builder! {
+    /// The node in the making of [`tridiagonal_solve()`], with a method for each optional attribute.
+    TridiagonalSolveBuilder
+}
+
+impl TridiagonalSolveBuilder {
+    /// `partial_pivoting`: bool; `true` by default.
+    #[inline]
+    pub fn partial_pivoting(self, partial_pivoting: bool) -> Self {
+        Self(self.0.set("partial_pivoting", partial_pivoting.into()))
+    }
+
+    /// `perturb_singular`: bool; `false` by default.
+    #[inline]
+    pub fn perturb_singular(self, perturb_singular: bool) -> Self {
+        Self(self.0.set("perturb_singular", perturb_singular.into()))
     }
 }

@@ -4,6 +4,68 @@
 use crate::ops::builder::{Builder, typed_builder};
 use crate::{DType, Output};
 
+/// `ApproxTopK`: The `k` largest elements of each row, in order, and their positions; exact on CPUs, whatever the recall asked for.
+///
+/// Inputs: `input: T`.
+///
+/// Attributes:
+/// - `k`: int, at least 0
+///
+/// Optional attributes:
+/// - `reduction_dimension`: int; `-1` by default
+/// - `recall_target`: float; `0.95` by default
+/// - `is_max_k`: bool; `true` by default
+/// - `reduction_input_size_override`: int; `-1` by default
+/// - `aggregate_to_topk`: bool; `true` by default
+///
+/// Outputs: `values: T`, `indices: int32`.
+///
+/// Dtypes that follow from the inputs: `T`: floats except float64.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn approx_top_k(input: &Output, k: i64) -> ApproxTopKBuilder {
+    ApproxTopKBuilder(Builder::new("ApproxTopK", input.graph()).input(input).set("k", k.into()))
+}
+
+typed_builder! {
+    /// The node in the making of [`approx_top_k()`], with a method for each optional attribute.
+    ApproxTopKBuilder
+}
+
+impl ApproxTopKBuilder {
+    /// `reduction_dimension`: int; `-1` by default.
+    #[inline]
+    pub fn reduction_dimension(self, reduction_dimension: i64) -> Self {
+        Self(self.0.set("reduction_dimension", reduction_dimension.into()))
+    }
+
+    /// `recall_target`: float; `0.95` by default.
+    #[inline]
+    pub fn recall_target(self, recall_target: f32) -> Self {
+        Self(self.0.set("recall_target", recall_target.into()))
+    }
+
+    /// `is_max_k`: bool; `true` by default.
+    #[inline]
+    pub fn is_max_k(self, is_max_k: bool) -> Self {
+        Self(self.0.set("is_max_k", is_max_k.into()))
+    }
+
+    /// `reduction_input_size_override`: int; `-1` by default.
+    #[inline]
+    pub fn reduction_input_size_override(self, reduction_input_size_override: i64) -> Self {
+        Self(self.0.set("reduction_input_size_override", reduction_input_size_override.into()))
+    }
+
+    /// `aggregate_to_topk`: bool; `true` by default.
+    #[inline]
+    pub fn aggregate_to_topk(self, aggregate_to_topk: bool) -> Self {
+        Self(self.0.set("aggregate_to_topk", aggregate_to_topk.into()))
+    }
+}
+
 /// `AvgPool`: The mean of every window, for each channel; padding does not count.
 ///
 /// Inputs: `value: T`.
@@ -2803,6 +2865,37 @@ pub fn in_top_k(predictions: &Output, targets: &Output, k: i64) -> Builder {
 #[track_caller]
 pub fn in_top_kv2(predictions: &Output, targets: &Output, k: &Output) -> Builder {
     Builder::new("InTopKV2", predictions.graph()).input(predictions).input(targets).input(k)
+}
+
+/// `IsotonicRegression`: The nearest non-increasing row to each row, in the square, and the numbers of its blocks of equal elements.
+///
+/// Inputs: `input: T`.
+///
+/// Optional attributes:
+/// - `output_dtype`: type of floats; `float32` by default
+///
+/// Outputs: `output: output_dtype`, `segments: int32`.
+///
+/// Dtypes that follow from the inputs: `T`: reals.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn isotonic_regression(input: &Output) -> IsotonicRegressionBuilder {
+    IsotonicRegressionBuilder(Builder::new("IsotonicRegression", input.graph()).input(input))
+}
+
+typed_builder! {
+    /// The node in the making of [`isotonic_regression()`], with a method for each optional attribute.
+    IsotonicRegressionBuilder
+}
+
+impl IsotonicRegressionBuilder {
+    /// `output_dtype`: type of floats; `float32` by default.
+    #[inline]
+    pub fn output_dtype(self, output_dtype: DType) -> Self {
+        Self(self.0.set("output_dtype", output_dtype.into()))
+    }
 }
 
 /// `L2Loss`: Half the sum of the squares of all elements.

@@ -491,6 +491,42 @@ pub fn random_gamma_grad(alpha: &Output, sample: &Output) -> Builder {
     Builder::new("RandomGammaGrad", alpha.graph()).input(alpha).input(sample)
 }
 
+/// `RandomIndexShuffle`: Where indices go in a random permutation of 0 to max\_index, which follows from a seed of three numbers.
+///
+/// Inputs: `index: dtype`, `seed: Tseed`, `max_index: dtype`.
+///
+/// Optional attributes:
+/// - `rounds`: int; `4` by default
+///
+/// Outputs: `output: dtype`.
+///
+/// Dtypes that follow from the inputs: `dtype`: int32, uint32, int64, uint64; `Tseed`: int32, uint32, int64, uint64.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn random_index_shuffle(index: &Output, seed: &Output, max_index: &Output) -> RandomIndexShuffleBuilder {
+    RandomIndexShuffleBuilder(
+        Builder::new("RandomIndexShuffle", index.graph())
+            .input(index)
+            .input(seed)
+            .input(max_index),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`random_index_shuffle()`], with a method for each optional attribute.
+    RandomIndexShuffleBuilder
+}
+
+impl RandomIndexShuffleBuilder {
+    /// `rounds`: int; `4` by default.
+    #[inline]
+    pub fn rounds(self, rounds: i64) -> Self {
+        Self(self.0.set("rounds", rounds.into()))
+    }
+}
+
 /// `RandomPoisson`: Poisson-distributed numbers: `shape` samples for each element of `rate`. Use RandomPoissonV2.
 ///
 /// Inputs: `shape: S`, `rate: dtype`.
@@ -762,6 +798,35 @@ pub fn rng_skip(resource: &Output, algorithm: &Output, delta: &Output) -> Builde
     Builder::new("RngSkip", resource.graph()).input(resource).input(algorithm).input(delta)
 }
 
+/// `SobolSample`: Points of Sobol's sequence, which fills the unit cube evenly; up to 1111 dimensions.
+///
+/// Inputs: `dim: int32`, `num_results: int32`, `skip: int32`.
+///
+/// Optional attributes:
+/// - `dtype`: type of float32, float64; `float32` by default
+///
+/// Outputs: `samples: dtype`.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn sobol_sample(dim: &Output, num_results: &Output, skip: &Output) -> SobolSampleBuilder {
+    SobolSampleBuilder(Builder::new("SobolSample", dim.graph()).input(dim).input(num_results).input(skip))
+}
+
+typed_builder! {
+    /// The node in the making of [`sobol_sample()`], with a method for each optional attribute.
+    SobolSampleBuilder
+}
+
+impl SobolSampleBuilder {
+    /// `dtype`: type of float32, float64; `float32` by default.
+    #[inline]
+    pub fn dtype(self, dtype: DType) -> Self {
+        Self(self.0.set("dtype", dtype.into()))
+    }
+}
+
 /// `StatefulStandardNormal`: Random numbers of a stream whose place a resource variable keeps.
 ///
 /// Inputs: `resource: resource`, `shape: shape_dtype`.
@@ -1009,6 +1074,34 @@ impl StatelessMultinomialBuilder {
     pub fn output_dtype(self, output_dtype: DType) -> Self {
         Self(self.0.set("output_dtype", output_dtype.into()))
     }
+}
+
+/// `StatelessParameterizedTruncatedNormal`: Normally distributed numbers between bounds that follow from the inputs alone; the parameters broadcast to the last dimensions.
+///
+/// Inputs: `shape: S`, `seed: Tseed`, `means: dtype`, `stddevs: dtype`, `minvals: dtype`, `maxvals: dtype`.
+///
+/// Outputs: `output: dtype`.
+///
+/// Dtypes that follow from the inputs: `S`: int32, int64; `Tseed`: int32, int64; `dtype`: floats except bfloat16.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn stateless_parameterized_truncated_normal(
+    shape: &Output,
+    seed: &Output,
+    means: &Output,
+    stddevs: &Output,
+    minvals: &Output,
+    maxvals: &Output,
+) -> Builder {
+    Builder::new("StatelessParameterizedTruncatedNormal", shape.graph())
+        .input(shape)
+        .input(seed)
+        .input(means)
+        .input(stddevs)
+        .input(minvals)
+        .input(maxvals)
 }
 
 /// `StatelessRandomBinomial`: Binomially distributed numbers that follow from the inputs alone; `shape` ends with that of the parameters.
@@ -1414,6 +1507,21 @@ impl StatelessRandomUniformV2Builder {
     pub fn dtype(self, dtype: DType) -> Self {
         Self(self.0.set("dtype", dtype.into()))
     }
+}
+
+/// `StatelessShuffle`: The rows of the tensor in an order that follows from a key and a counter.
+///
+/// Inputs: `value: T`, `key: uint64`, `counter: uint64`, `alg: int32`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn stateless_shuffle(value: &Output, key: &Output, counter: &Output, alg: &Output) -> Builder {
+    Builder::new("StatelessShuffle", value.graph()).input(value).input(key).input(counter).input(alg)
 }
 
 /// `StatelessTruncatedNormal`: Normally distributed numbers of at most 2 in size that follow from the inputs alone.

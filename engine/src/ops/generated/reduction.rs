@@ -414,6 +414,30 @@ pub fn sparse_segment_mean_grad(
     Builder::new("SparseSegmentMeanGrad", grad.graph()).input(grad).input(indices).input(segment_ids).input(output_dim0)
 }
 
+/// `SparseSegmentMeanGradV2`: The gradient of the mean of segments of picked rows: the picked rows only.
+///
+/// Inputs: `grad: T`, `indices: Tidx`, `segment_ids: Tsegmentids`, `dense_output_dim0: int32`.
+///
+/// Outputs: `output: T`, `sorted_unique_indices: Tidx`.
+///
+/// Dtypes that follow from the inputs: `T`: floats; `Tidx`: int32, int64; `Tsegmentids`: int32, int64.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn sparse_segment_mean_grad_v2(
+    grad: &Output,
+    indices: &Output,
+    segment_ids: &Output,
+    dense_output_dim0: &Output,
+) -> Builder {
+    Builder::new("SparseSegmentMeanGradV2", grad.graph())
+        .input(grad)
+        .input(indices)
+        .input(segment_ids)
+        .input(dense_output_dim0)
+}
+
 /// `SparseSegmentMeanWithNumSegments`: The mean of each of `num_segments` segments' rows; segments without rows are 0.
 ///
 /// Inputs: `data: T`, `indices: Tidx`, `segment_ids: Tsegmentids`, `num_segments: Tnumsegments`.
@@ -516,6 +540,30 @@ pub fn sparse_segment_sqrt_n_grad(
         .input(output_dim0)
 }
 
+/// `SparseSegmentSqrtNGradV2`: The gradient of the sum, divided by the root of the number, of segments of picked rows: the picked rows only.
+///
+/// Inputs: `grad: T`, `indices: Tidx`, `segment_ids: Tsegmentids`, `dense_output_dim0: int32`.
+///
+/// Outputs: `output: T`, `sorted_unique_indices: Tidx`.
+///
+/// Dtypes that follow from the inputs: `T`: floats; `Tidx`: int32, int64; `Tsegmentids`: int32, int64.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn sparse_segment_sqrt_n_grad_v2(
+    grad: &Output,
+    indices: &Output,
+    segment_ids: &Output,
+    dense_output_dim0: &Output,
+) -> Builder {
+    Builder::new("SparseSegmentSqrtNGradV2", grad.graph())
+        .input(grad)
+        .input(indices)
+        .input(segment_ids)
+        .input(dense_output_dim0)
+}
+
 /// `SparseSegmentSqrtNWithNumSegments`: The sum, divided by the root of the number, of each of `num_segments` segments' rows; segments without rows are 0.
 ///
 /// Inputs: `data: T`, `indices: Tidx`, `segment_ids: Tsegmentids`, `num_segments: Tnumsegments`.
@@ -607,6 +655,30 @@ impl SparseSegmentSumBuilder {
 #[track_caller]
 pub fn sparse_segment_sum_grad(grad: &Output, indices: &Output, segment_ids: &Output, output_dim0: &Output) -> Builder {
     Builder::new("SparseSegmentSumGrad", grad.graph()).input(grad).input(indices).input(segment_ids).input(output_dim0)
+}
+
+/// `SparseSegmentSumGradV2`: The gradient of the sum of segments of picked rows: the picked rows only.
+///
+/// Inputs: `grad: T`, `indices: Tidx`, `segment_ids: Tsegmentids`, `dense_output_dim0: int32`.
+///
+/// Outputs: `output: T`, `sorted_unique_indices: Tidx`.
+///
+/// Dtypes that follow from the inputs: `T`: floats; `Tidx`: int32, int64; `Tsegmentids`: int32, int64.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn sparse_segment_sum_grad_v2(
+    grad: &Output,
+    indices: &Output,
+    segment_ids: &Output,
+    dense_output_dim0: &Output,
+) -> Builder {
+    Builder::new("SparseSegmentSumGradV2", grad.graph())
+        .input(grad)
+        .input(indices)
+        .input(segment_ids)
+        .input(dense_output_dim0)
 }
 
 /// `SparseSegmentSumWithNumSegments`: The sum of each of `num_segments` segments' rows; segments without rows are 0.
