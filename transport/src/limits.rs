@@ -26,6 +26,8 @@ pub struct Limits {
     pub pending_requests: usize,
     /// Streams of large values that the peer may have open at once.
     pub streams: usize,
+    /// Bytes of memory that frames of one peer that have come in part may hold together, over all its connections.
+    pub unfinished: usize,
     /// Connections of an endpoint.
     pub connections: usize,
     /// Handshakes that an endpoint carries out at once for others.
@@ -43,8 +45,24 @@ impl Default for Limits {
             parked: 1 << 20,
             pending_requests: 16 << 10,
             streams: 256,
+            unfinished: 32 << 30,
             connections: 1024,
             handshakes: 64,
+        }
+    }
+}
+
+impl Limits {
+    /// These limits where what arrives is put into a pool with so many bytes, so that one peer cannot have all of them:
+    /// a message or a tensor takes at most a half, what is under way to this side a quarter, and what has come of
+    /// unfinished frames of one peer five eighths (a tensor, and an eighth of it that is being moved).
+    pub fn within(self, budget: usize) -> Limits {
+        Limits {
+            message: self.message.min(budget / 2),
+            tensor: self.tensor.min(budget / 2),
+            in_flight_bytes: self.in_flight_bytes.min(budget / 4),
+            unfinished: self.unfinished.min(budget / 8 * 5),
+            ..self
         }
     }
 }

@@ -218,7 +218,9 @@ impl State {
             let id = id.ok_or_else(|| Error::unavailable("the peer accepts no control stream"))?;
             self.outgoing.set_control(&mut self.quic, id);
         }
-        let connection = Connection::new(local, peer.subject.to_string(), link.dialed, shared.time(now));
+        let subject = peer.subject.to_string();
+        self.intake.join(shared.ledger(&subject));
+        let connection = Connection::new(local, subject, link.dialed, shared.time(now));
         self.proto = Some(connection);
         self.look = shared.time(now).saturating_add(certificate.next_look());
         link.show(certificate);
@@ -344,6 +346,7 @@ impl State {
             proto.lost(error.clone());
         }
         self.outgoing.clear();
+        self.incoming.clear(&mut self.intake);
         self.over = Some(error);
     }
 

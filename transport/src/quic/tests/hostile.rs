@@ -324,3 +324,51 @@ fn a_flood_of_streams_and_of_frames_that_take_no_room_harms_nobody() {
     assert!(matches!(why, quinn::ConnectionError::ApplicationClosed(_)), "{why}");
     t.is_unharmed();
 }
+
+#[test]
+fn large_headers_that_nothing_follows_reserve_no_memory_on_however_many_connections() {
+    let pool = Pool::new(96 * MIB, 0);
+    let mut o = options("task/ps/0");
+    o.pool = Some(pool.clone());
+    assert_eq!(o.limits, Limits::default());
+    let (server, of_server) = bind(o);
+    let (worker, _) = bind(options("task/worker/1"));
+    let addr = server.local_addr();
+    let modest = worker.connect(&addr.to_string(), None, soon()).unwrap();
+    // 40 MiB are announced, and a hundred bytes come of them.
+    let whole = parcel_of(40 * MIB);
+    let beginning = whole[..whole.len() - 40 * MIB + 100].to_vec();
+    drop(whole);
+    wait(async {
+        let mut kept = Vec::new();
+        for who in ["task/worker/0", "task/worker/0", "task/worker/2", "client/alice"] {
+            let (endpoint, made) = intrude(addr, member(who).client_tls(ALPN).unwrap()).await;
+            let connection = made.unwrap();
+            let (mut control, receive) = connection.open_bi().await.unwrap();
+            control.write_all(&hello(who)).await.unwrap();
+            let mut streams = Vec::new();
+            for _ in 0..2 {
+                let mut s = connection.open_uni().await.unwrap();
+                s.write_all(&beginning).await.unwrap();
+                streams.push(s);
+            }
+            kept.push((endpoint, connection, control, receive, streams));
+        }
+        // They stay, and say that they are there.
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            for (_, connection, control, _, _) in &mut kept {
+                control.write_all(&bytes_of(Body::Ping, false)).await.unwrap();
+                assert_eq!(connection.close_reason(), None);
+            }
+        }
+        assert!(pool.stats().used < MIB, "{:?}", pool.stats());
+        let sent = parcel(5, Some(ramp(45 * MIB)));
+        modest.send(sent.clone(), None);
+        assert!(of_server.parcel() == sent);
+        assert!(modest.call(Message::new(1), soon()).is_ok());
+        for (_, connection, ..) in &kept {
+            assert_eq!(connection.close_reason(), None);
+        }
+    });
+}
