@@ -20,8 +20,11 @@ pub struct Limits {
     pub in_flight_bytes: usize,
     /// Parcels and large messages that may be under way to this side at once.
     pub in_flight: usize,
-    /// Parcels and large messages that wait at the sender for room; beyond it a send is refused.
+    /// Large messages and parcels that wait at the sender for room while nobody waits for them there; beyond it, one more
+    /// is refused. Those with a continuation wait without a limit: their sender holds them anyhow.
     pub parked: usize,
+    /// As `parked`, in bytes; the last one may exceed it.
+    pub parked_bytes: usize,
     /// Requests without an answer yet, in each direction.
     pub pending_requests: usize,
     /// Streams of large values that the peer may have open at once.
@@ -42,7 +45,8 @@ impl Default for Limits {
             tensor: 16 << 30,
             in_flight_bytes: 256 << 20,
             in_flight: 16 << 10,
-            parked: 1 << 20,
+            parked: 64 << 10,
+            parked_bytes: 256 << 20,
             pending_requests: 16 << 10,
             streams: 256,
             unfinished: 32 << 30,
@@ -54,13 +58,14 @@ impl Default for Limits {
 
 impl Limits {
     /// These limits where what arrives is put into a pool with so many bytes, so that one peer cannot have all of them:
-    /// a message or a tensor takes at most a half, what is under way to this side a quarter, and what has come of
+    /// a message or a tensor takes at most a half, what is under way to this side or parked a quarter, and what has come of
     /// unfinished frames of one peer five eighths (a tensor, and an eighth of it that is being moved).
     pub fn within(self, budget: usize) -> Limits {
         Limits {
             message: self.message.min(budget / 2),
             tensor: self.tensor.min(budget / 2),
             in_flight_bytes: self.in_flight_bytes.min(budget / 4),
+            parked_bytes: self.parked_bytes.min(budget / 4),
             unfinished: self.unfinished.min(budget / 8 * 5),
             ..self
         }

@@ -82,7 +82,7 @@ impl Side {
             }
         }
         assert!(
-            self.proto.outbound.parked.len() <= limits().parked,
+            self.proto.outbound.loose().frames <= limits().parked as u64,
             "too many are parked"
         );
         assert!(
@@ -185,7 +185,14 @@ fn hostile(random: &mut Random) -> Frame {
 
 /// What the user of a side does.
 fn act(side: &mut Side, random: &mut Random, now: Time) {
-    match random.below(10) {
+    match random.below(11) {
+        10 => {
+            let then = side.wish();
+            match side.proto.offer(parcel(random), now) {
+                Ok(()) => *side.outcomes.entry(then).or_default() += 1,
+                Err(parcel) => side.proto.send(*parcel, Some(then), now),
+            }
+        }
         0..3 => {
             let (then, deadline) = (side.wish(), now + Time::from_millis(random.below(3000)));
             side.proto.request(message(random), deadline, then, now);

@@ -118,6 +118,11 @@ impl State {
         std::mem::take(&mut self.ups)
     }
 
+    /// Whether what is sent now would wait for room at the peer.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.proto.as_ref().is_some_and(Connection::is_crowded)
+    }
+
     pub(super) fn datagram(&mut self, event: ConnectionEvent) {
         self.fresh = true;
         self.quic.handle_event(event);
