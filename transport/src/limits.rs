@@ -33,8 +33,15 @@ pub struct Limits {
     pub unfinished: usize,
     /// Connections of an endpoint.
     pub connections: usize,
+    /// Connections that one address (of IPv6, one network of 64 bits) may have made to an endpoint, those that are ending
+    /// included. Less than `connections`, so that one machine cannot take them all.
+    pub connections_per_address: usize,
+    /// Connections that one member, by its certificate's subject, may have made to an endpoint.
+    pub connections_per_member: usize,
     /// Handshakes that an endpoint carries out at once for others.
     pub handshakes: usize,
+    /// Handshakes that an endpoint carries out at once for one address. Less than `handshakes`, as above.
+    pub handshakes_per_address: usize,
 }
 
 impl Default for Limits {
@@ -51,7 +58,10 @@ impl Default for Limits {
             streams: 256,
             unfinished: 32 << 30,
             connections: 1024,
-            handshakes: 64,
+            connections_per_address: 768,
+            connections_per_member: 128,
+            handshakes: 256,
+            handshakes_per_address: 64,
         }
     }
 }

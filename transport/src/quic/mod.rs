@@ -1,6 +1,7 @@
 //! The endpoint: the protocol over QUIC, and the only place that names the QUIC library.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod config;
 mod cork;
 mod dial;

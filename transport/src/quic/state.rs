@@ -10,6 +10,7 @@ use quinn_proto::{
 };
 use rustls::pki_types::CertificateDer;
 
+use super::admission;
 use super::link::Link;
 use super::peer::{AnswerThen, PeerInfo, SentThen};
 use super::renewal::{self, Certificate};
@@ -218,6 +219,9 @@ impl State {
                 self.quic.remote_address()
             )));
         }
+        if !link.dialed {
+            admission::of_member(shared, &peer.subject)?;
+        }
         if link.dialed {
             let id = self.quic.streams().open(Dir::Bi);
             let id = id.ok_or_else(|| Error::unavailable("the peer accepts no control stream"))?;
@@ -344,7 +348,8 @@ impl State {
         if self.over.is_some() {
             return;
         }
-        if !link.ended() && !link.dialed && error.code() == Code::Unauthenticated {
+        let refused = matches!(error.code(), Code::Unauthenticated | Code::ResourceExhausted);
+        if !link.ended() && !link.dialed && refused {
             Totals::count(&shared.totals.handshakes_refused, 1);
         }
         if let Some(proto) = &mut self.proto {
