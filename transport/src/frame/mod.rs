@@ -19,6 +19,8 @@
 mod archive;
 mod decode;
 pub(crate) mod encode;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod intake;
 mod tensor;
 #[cfg(test)]

@@ -23,8 +23,8 @@
 
 mod connection;
 mod fence;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod receive;
 mod requests;
 #[cfg(test)]
