@@ -15,6 +15,8 @@
 
 pub mod counters;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod header;
 pub mod identity;
 pub mod limits;

@@ -20,16 +20,28 @@ pub struct Limits {
     pub in_flight_bytes: usize,
     /// Parcels and large messages that may be under way to this side at once.
     pub in_flight: usize,
-    /// Parcels and large messages that wait at the sender for room; beyond it a send is refused.
+    /// Large messages and parcels that wait at the sender for room while nobody waits for them there; beyond it, one more
+    /// is refused. Those with a continuation wait without a limit: their sender holds them anyhow.
     pub parked: usize,
+    /// As `parked`, in bytes; the last one may exceed it.
+    pub parked_bytes: usize,
     /// Requests without an answer yet, in each direction.
     pub pending_requests: usize,
     /// Streams of large values that the peer may have open at once.
     pub streams: usize,
+    /// Bytes of memory that frames of one peer that have come in part may hold together, over all its connections.
+    pub unfinished: usize,
     /// Connections of an endpoint.
     pub connections: usize,
+    /// Connections that one address (of IPv6, one network of 64 bits) may have made to an endpoint, those that are ending
+    /// included. Less than `connections`, so that one machine cannot take them all.
+    pub connections_per_address: usize,
+    /// Connections that one member, by its certificate's subject, may have made to an endpoint.
+    pub connections_per_member: usize,
     /// Handshakes that an endpoint carries out at once for others.
     pub handshakes: usize,
+    /// Handshakes that an endpoint carries out at once for one address. Less than `handshakes`, as above.
+    pub handshakes_per_address: usize,
 }
 
 impl Default for Limits {
@@ -40,11 +52,32 @@ impl Default for Limits {
             tensor: 16 << 30,
             in_flight_bytes: 256 << 20,
             in_flight: 16 << 10,
-            parked: 1 << 20,
+            parked: 64 << 10,
+            parked_bytes: 256 << 20,
             pending_requests: 16 << 10,
             streams: 256,
+            unfinished: 32 << 30,
             connections: 1024,
-            handshakes: 64,
+            connections_per_address: 768,
+            connections_per_member: 128,
+            handshakes: 256,
+            handshakes_per_address: 64,
+        }
+    }
+}
+
+impl Limits {
+    /// These limits where what arrives is put into a pool with so many bytes, so that one peer cannot have all of them:
+    /// a message or a tensor takes at most a half, what is under way to this side or parked a quarter, and what has come of
+    /// unfinished frames of one peer five eighths (a tensor, and an eighth of it that is being moved).
+    pub fn within(self, budget: usize) -> Limits {
+        Limits {
+            message: self.message.min(budget / 2),
+            tensor: self.tensor.min(budget / 2),
+            in_flight_bytes: self.in_flight_bytes.min(budget / 4),
+            parked_bytes: self.parked_bytes.min(budget / 4),
+            unfinished: self.unfinished.min(budget / 8 * 5),
+            ..self
         }
     }
 }

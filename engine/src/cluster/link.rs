@@ -135,10 +135,13 @@ impl Outlet for Link {
             self.with_peer(Instant::now() + self.patience, Box::new(connected));
             return Ok(());
         };
-        if parcel.size() < SMALL {
-            peer.send(parcel, None);
-            return Ok(());
-        }
+        let parcel = match parcel.size() < SMALL {
+            true => match peer.offer(parcel) {
+                Ok(()) => return Ok(()),
+                Err(back) => *back,
+            },
+            false => parcel,
+        };
         let then = park()?;
         peer.send(parcel, Some(finishing(then)));
         Ok(())
@@ -150,7 +153,7 @@ fn finishing(then: Continuation) -> Box<dyn FnOnce(Result<()>) + Send> {
     Box::new(move |taken| then.finish(taken.map(|()| Vec::new())))
 }
 
-/// Tensors of fewer bytes are sent without waiting for room at the receiver.
+/// Tensors of fewer bytes are sent without waiting for room at the receiver, as long as nothing else waits for it.
 const SMALL: usize = 64 << 10;
 
 /// What others get of the shares of a plan, by task.

@@ -1,9 +1,7 @@
 //! From bytes to frames, as they come.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
-use actorflow_core::tensor::{Pool, human};
+use actorflow_core::tensor::human;
 use actorflow_core::{DType, Tensor};
 use bytes::{Bytes, BytesMut};
 use rkyv::rancor::Failure as Refused;
@@ -13,7 +11,8 @@ use super::archive::{
     ArchivedCreditHeader, ArchivedFailureHeader, ArchivedHelloHeader, ArchivedMessageHeader, ArchivedParcelHeader,
     ArchivedStampHeader, ArchivedTensorHeader,
 };
-use super::tensor::{Announced, Filling, read_strings};
+use super::intake::Intake;
+use super::tensor::{Announced, Filling, STRING, read_strings};
 use super::{
     Body, CREDITED, Credit, DEAD, FAILED, Fault, Frame, Hello, Kind, MAX_TENSORS, Outcome, PREFIX, Prefix, Stamp,
     malformed,
@@ -22,49 +21,11 @@ use crate::limits::Limits;
 use crate::message::{Message, Parcel};
 
 /// What a piece that arrives in parts may allocate before any of it has come.
-const FIRST: usize = 64 << 10;
+const FIRST: usize = 1 << 10;
 
-/// What all streams of one connection share while they are read: the limits, the memory, and how much of it is
-/// promised to frames whose headers have come.
-#[derive(Debug)]
-pub struct Intake {
-    limits: Limits,
-    pool: Arc<Pool>,
-    promised: u64,
-}
-
-impl Intake {
-    /// Nothing is promised yet.
-    pub fn new(limits: Limits, pool: Arc<Pool>) -> Intake {
-        Intake {
-            limits,
-            pool,
-            promised: 0,
-        }
-    }
-
-    /// Bytes that frames whose headers have come are still waiting for or holding.
-    pub fn promised(&self) -> u64 {
-        self.promised
-    }
-
-    /// Promises `bytes` to a frame: at most the window, and what may exceed it.
-    fn promise(&mut self, bytes: u64) -> Result<(), Fault> {
-        let largest = self.limits.tensor.max(self.limits.message);
-        let most = self.limits.in_flight_bytes.saturating_add(largest.saturating_mul(2));
-        match self.promised.checked_add(bytes).filter(|n| *n <= most as u64) {
-            Some(n) => {
-                self.promised = n;
-                Ok(())
-            }
-            None => Err(Fault::Oversized(format!(
-                "{bytes} bytes more while {} are under way, at most {}",
-                self.promised,
-                human(most)
-            ))),
-        }
-    }
-}
+/// Pieces of at most this many bytes are put together on the heap, so that headers and what controls a cluster still
+/// pass when the pool has nothing left; larger ones are the pool's.
+const ON_HEAP: usize = 64 << 10;
 
 /// What becomes of the parts of a frame with a payload.
 #[derive(Debug)]
@@ -88,6 +49,8 @@ struct Assembly {
     parts: (Option<Bytes>, Option<Bytes>),
     tensors: Vec<Tensor>,
     filling: Option<Filling>,
+    /// What it has been charged for what it holds.
+    charged: u64,
 }
 
 #[derive(Debug)]
@@ -103,6 +66,8 @@ pub struct Decoder {
     state: State,
     /// The beginning of a piece that has come in part.
     partial: BytesMut,
+    /// What has been charged for it.
+    charged: u64,
 }
 
 impl Default for Decoder {
@@ -117,6 +82,7 @@ impl Decoder {
         Decoder {
             state: State::Prefix,
             partial: BytesMut::new(),
+            charged: 0,
         }
     }
 
@@ -125,10 +91,12 @@ impl Decoder {
         matches!(self.state, State::Prefix) && self.partial.is_empty()
     }
 
-    /// Gives back what was promised to the frame that will not be completed.
-    pub fn abandon(self, intake: &mut Intake) {
-        if let State::Payload(a) = self.state {
-            intake.promised = intake.promised.saturating_sub(a.payload);
+    /// Gives back what was promised to the frame that will not be completed, and charged for what it holds.
+    pub fn abandon(mut self, intake: &mut Intake) {
+        intake.release(&mut self.charged, u64::MAX);
+        if let State::Payload(mut a) = self.state {
+            intake.redeem(a.payload);
+            intake.release(&mut a.charged, u64::MAX);
         }
     }
 
@@ -138,6 +106,17 @@ impl Decoder {
     /// # Errors
     /// What is wrong with the stream; nothing more can be read from it.
     pub fn push(&mut self, chunk: &mut Bytes, intake: &mut Intake) -> Result<Option<Frame>, Fault> {
+        let frame = self.advance(chunk, intake)?;
+        let (partial, charged) = (self.partial.len() as u64, self.charged);
+        if partial > charged {
+            intake.charge(&mut self.charged, partial - charged)?;
+        } else if partial < charged {
+            intake.release(&mut self.charged, charged - partial);
+        }
+        Ok(frame)
+    }
+
+    fn advance(&mut self, chunk: &mut Bytes, intake: &mut Intake) -> Result<Option<Frame>, Fault> {
         loop {
             match &mut self.state {
                 State::Prefix => {
@@ -162,13 +141,14 @@ impl Decoder {
                     }
                 }
                 State::Payload(a) => {
-                    if !a.advance(&mut self.partial, chunk, &intake.pool)? {
+                    if !a.advance(&mut self.partial, chunk, intake)? {
                         return Ok(None);
                     }
-                    let State::Payload(a) = std::mem::replace(&mut self.state, State::Prefix) else {
+                    let State::Payload(mut a) = std::mem::replace(&mut self.state, State::Prefix) else {
                         return Ok(None);
                     };
-                    intake.promised = intake.promised.saturating_sub(a.payload);
+                    intake.redeem(a.payload);
+                    intake.release(&mut a.charged, u64::MAX);
                     return Ok(Some(a.finish()));
                 }
             }
@@ -192,38 +172,61 @@ fn take(partial: &mut BytesMut, chunk: &mut Bytes, n: usize) -> Option<Bytes> {
 
 impl Assembly {
     /// Takes what it can from `chunk`; whether the payload is complete.
-    fn advance(&mut self, partial: &mut BytesMut, chunk: &mut Bytes, pool: &Arc<Pool>) -> Result<bool, Fault> {
+    fn advance(&mut self, partial: &mut BytesMut, chunk: &mut Bytes, intake: &mut Intake) -> Result<bool, Fault> {
         if self.parts.0.is_none() {
-            self.parts.0 = take(partial, chunk, self.header);
+            self.parts.0 = self.piece(self.header, partial, chunk, intake)?;
             if self.parts.0.is_none() {
                 return Ok(false);
             }
         }
         if self.parts.1.is_none() {
-            self.parts.1 = take(partial, chunk, self.blob);
+            self.parts.1 = self.piece(self.blob, partial, chunk, intake)?;
             if self.parts.1.is_none() {
                 return Ok(false);
             }
         }
         while let Some(next) = self.announced.get(self.tensors.len()) {
             if next.dtype == DType::Str {
-                let Some(payload) = take(partial, chunk, next.bytes) else {
+                let next = next.clone();
+                let Some(payload) = self.piece(next.bytes, partial, chunk, intake)? else {
                     return Ok(false);
                 };
-                self.tensors.push(read_strings(next, &payload)?);
+                let strings = next.shape.checked_count().map_err(|e| malformed(e.message()))?;
+                intake.charge(&mut self.charged, strings.saturating_mul(STRING) as u64)?;
+                self.tensors.push(read_strings(&next, &payload)?);
                 continue;
             }
-            let mut filling = match self.filling.take() {
-                Some(filling) => filling,
-                None => Filling::new(next, pool)?,
-            };
-            if !filling.fill(chunk) {
+            let mut filling = self.filling.take().unwrap_or_else(|| Filling::new(next.clone()));
+            if !filling.fill(chunk, intake, &mut self.charged)? {
                 self.filling = Some(filling);
                 return Ok(false);
             }
             self.tensors.push(filling.finish()?);
         }
         Ok(true)
+    }
+
+    /// The next `n` bytes of the payload, once they have come, and charged for.
+    fn piece(
+        &mut self,
+        n: usize,
+        partial: &mut BytesMut,
+        chunk: &mut Bytes,
+        intake: &mut Intake,
+    ) -> Result<Option<Bytes>, Fault> {
+        if n <= ON_HEAP || (self.filling.is_none() && chunk.len() >= n) {
+            let piece = take(partial, chunk, n);
+            if piece.is_some() {
+                intake.charge(&mut self.charged, n as u64)?;
+            }
+            return Ok(piece);
+        }
+        let mut filling = self.filling.take().unwrap_or_else(|| Filling::of_bytes(n));
+        if !filling.fill(chunk, intake, &mut self.charged)? {
+            self.filling = Some(filling);
+            return Ok(None);
+        }
+        Ok(Some(filling.into_bytes()?))
     }
 
     fn finish(self) -> Frame {
@@ -360,6 +363,7 @@ fn read_parcel(prefix: Prefix, h: &ArchivedParcelHeader, limits: &Limits) -> Res
         parts: (None, None),
         tensors: Vec::new(),
         filling: None,
+        charged: 0,
     }))
 }
 
@@ -411,5 +415,6 @@ fn read_message(prefix: Prefix, h: &ArchivedMessageHeader, limits: &Limits) -> R
         parts: (None, None),
         tensors: Vec::new(),
         filling: None,
+        charged: 0,
     }))
 }

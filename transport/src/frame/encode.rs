@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::archive::{
     CreditHeader, FailureHeader, HelloHeader, MessageHeader, ParcelHeader, StampHeader, TensorHeader,
 };
-use super::tensor::{header_of, payload_size, sendable, write_strings};
+use super::tensor::{Dense, header_of, payload_size, sendable, write_strings};
 use super::{Body, CREDITED, DEAD, FAILED, Frame, Kind, MAX_HEADER, MAX_TENSORS, Outcome, PREFIX, Prefix, cut};
 use crate::message::Message;
 
@@ -37,15 +37,6 @@ impl Encoded {
             self.len += bytes.len();
             self.chunks.push(bytes);
         }
-    }
-}
-
-/// The bytes of a dense tensor, kept alive by it.
-struct Dense(Tensor);
-
-impl AsRef<[u8]> for Dense {
-    fn as_ref(&self) -> &[u8] {
-        self.0.bytes().unwrap_or(&[])
     }
 }
 

@@ -12,12 +12,16 @@
 //! and then their bytes. Resources and variants have no meaning in another process and are refused by the sender.
 //!
 //! [`Decoder`] takes a stream apart as it comes. Nothing is allocated on the word of a header before the header is
-//! checked against the limits, and a tensor's bytes go from the stream straight into its aligned buffer.
+//! checked against the limits, memory is taken as bytes really come (an eighth of a tensor before its buffer is), and
+//! from then on they go from the stream straight into the aligned buffer.
 #![forbid(unsafe_code)]
 
 mod archive;
 mod decode;
 pub(crate) mod encode;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod intake;
 mod tensor;
 #[cfg(test)]
 mod tests;
@@ -26,8 +30,9 @@ use actorflow_core::{Code, Error, Result};
 
 use crate::message::{Message, Parcel};
 
-pub use decode::{Decoder, Intake};
+pub use decode::Decoder;
 pub use encode::Encoded;
+pub use intake::{Intake, Ledger};
 pub use tensor::sendable;
 
 /// The largest header in bytes: of a frame, and of a message within one.

@@ -1,13 +1,12 @@
 //! Tensors on the wire: what may be sent, what may arrive, and how arriving bytes become one.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
-use actorflow_core::tensor::{Pool, human};
+use actorflow_core::tensor::human;
 use actorflow_core::{DType, Error, Result, Shape, Tensor};
 use bytes::{Buf, Bytes};
 
 use super::archive::TensorHeader;
+use super::intake::Intake;
 use super::{Fault, MAX_RANK, malformed};
 
 /// Bytes of a string's length in the table before the strings.
@@ -104,42 +103,151 @@ impl Announced {
     }
 }
 
+/// The bytes of a dense tensor, kept alive by it.
+pub(super) struct Dense(pub(super) Tensor);
+
+impl AsRef<[u8]> for Dense {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes().unwrap_or(&[])
+    }
+}
+
+/// A tensor's buffer is taken when one part in so many of it has come.
+///
+/// What a peer makes this side hold is then at most so many times what it has really sent, however much it announces.
+/// What comes before is put aside in pieces and copied, which for large tensors is an eighth of what is copied anyhow;
+/// waiting for a half would make that a half. Up to eight times the largest datagram (480 KB on loopback) a tensor's
+/// first bytes suffice, and nothing is put aside.
+const SHARE: usize = 8;
+
 /// A dense tensor that is being filled.
 #[derive(Debug)]
 pub(super) struct Filling {
-    tensor: Tensor,
+    announced: Announced,
+    /// What came before the buffer was taken, in order; each as large as all before it together, or as what came.
+    aside: Vec<Tensor>,
+    /// What is free in the last of them.
+    free: usize,
+    /// What they have been charged.
+    charged: u64,
+    whole: Option<Tensor>,
     filled: usize,
 }
 
+fn no_memory(e: &Error) -> Fault {
+    Fault::Exhausted(format!("no memory for an arriving tensor: {}", e.message()))
+}
+
 impl Filling {
-    pub(super) fn new(announced: &Announced, pool: &Arc<Pool>) -> Result<Filling, Fault> {
-        let tensor = Tensor::alloc_in(pool, announced.dtype, announced.shape.clone())
-            .map_err(|e| Fault::Exhausted(format!("no memory for an arriving tensor: {}", e.message())))?;
-        Ok(Filling { tensor, filled: 0 })
+    pub(super) fn new(announced: Announced) -> Filling {
+        Filling {
+            announced,
+            aside: Vec::new(),
+            free: 0,
+            charged: 0,
+            whole: None,
+            filled: 0,
+        }
     }
 
-    /// Takes what belongs to the tensor from the front of `chunk`; whether it is complete.
-    pub(super) fn fill(&mut self, chunk: &mut Bytes) -> bool {
+    /// So many bytes that are no tensor.
+    pub(super) fn of_bytes(n: usize) -> Filling {
+        Filling::new(Announced {
+            dtype: DType::U8,
+            shape: Shape::from([n]),
+            bytes: n,
+        })
+    }
+
+    /// Takes what belongs to the tensor from the front of `chunk`; whether it is complete. What it comes to hold is
+    /// charged to `account`.
+    ///
+    /// # Errors
+    /// There is no memory, in the pool or in what the peer may hold.
+    pub(super) fn fill(&mut self, chunk: &mut Bytes, intake: &mut Intake, account: &mut u64) -> Result<bool, Fault> {
+        if self.whole.is_none() {
+            let coming = chunk.len().min(self.announced.bytes - self.filled);
+            if self.filled.saturating_add(coming).saturating_mul(SHARE) < self.announced.bytes {
+                self.put_aside(&chunk.split_to(coming), intake, account)?;
+                return Ok(false);
+            }
+            self.gather(intake, account)?;
+        }
         // The tensor has no other owner, so its bytes can be written.
-        let Some(rest) = self.tensor.bytes_mut().and_then(|b| b.get_mut(self.filled..)) else {
-            return true;
+        let bytes = self.whole.as_mut().and_then(Tensor::bytes_mut);
+        let Some(rest) = bytes.and_then(|b| b.get_mut(self.filled..)) else {
+            return Ok(true);
         };
         let n = rest.len().min(chunk.len());
         rest[..n].copy_from_slice(&chunk[..n]);
         chunk.advance(n);
         self.filled += n;
-        n == rest.len()
+        Ok(n == rest.len())
+    }
+
+    fn put_aside(&mut self, mut coming: &[u8], intake: &mut Intake, account: &mut u64) -> Result<(), Fault> {
+        while !coming.is_empty() {
+            if self.free == 0 {
+                let most = self.announced.bytes.div_ceil(SHARE) - self.filled;
+                let size = self.filled.min(most).max(coming.len());
+                intake.charge(account, size as u64)?;
+                self.charged += size as u64;
+                let piece =
+                    Tensor::alloc_in(&intake.pool, DType::U8, Shape::from([size])).map_err(|e| no_memory(&e))?;
+                self.aside.push(piece);
+                self.free = size;
+            }
+            let Some(bytes) = self.aside.last_mut().and_then(Tensor::bytes_mut) else {
+                return Ok(());
+            };
+            let at = bytes.len() - self.free;
+            let n = self.free.min(coming.len());
+            bytes[at..at + n].copy_from_slice(&coming[..n]);
+            coming = &coming[n..];
+            self.free -= n;
+            self.filled += n;
+        }
+        Ok(())
+    }
+
+    /// Takes the whole buffer, and moves there what was put aside.
+    fn gather(&mut self, intake: &mut Intake, account: &mut u64) -> Result<(), Fault> {
+        intake.charge(account, self.announced.bytes as u64)?;
+        let shape = self.announced.shape.clone();
+        let mut whole = Tensor::alloc_in(&intake.pool, self.announced.dtype, shape).map_err(|e| no_memory(&e))?;
+        if let Some(bytes) = whole.bytes_mut() {
+            let mut rest = &mut bytes[..self.filled];
+            for piece in &self.aside {
+                let come = piece.bytes().unwrap_or(&[]);
+                let (here, after) = rest.split_at_mut(come.len().min(rest.len()));
+                here.copy_from_slice(&come[..here.len()]);
+                rest = after;
+            }
+        }
+        self.aside.clear();
+        intake.release(account, std::mem::take(&mut self.charged));
+        self.whole = Some(whole);
+        Ok(())
     }
 
     /// The tensor, once it is complete.
     pub(super) fn finish(self) -> Result<Tensor, Fault> {
-        let bad = self.tensor.dtype() == DType::Bool && self.tensor.bytes().is_some_and(|b| b.iter().any(|b| *b > 1));
+        let whole = self.whole.ok_or_else(|| malformed("a tensor is cut off"))?;
+        let bad = whole.dtype() == DType::Bool && whole.bytes().is_some_and(|b| b.iter().any(|b| *b > 1));
         if bad {
             return Err(malformed("a bool tensor has a byte that is neither 0 nor 1"));
         }
-        Ok(self.tensor)
+        Ok(whole)
+    }
+
+    /// The bytes, once they are complete; they keep the buffer.
+    pub(super) fn into_bytes(self) -> Result<Bytes, Fault> {
+        Ok(Bytes::from_owner(Dense(self.finish()?)))
     }
 }
+
+/// What a string takes beside its bytes.
+pub(super) const STRING: usize = size_of::<Bytes>();
 
 /// The tensor of strings that a complete payload is; the strings share it.
 pub(super) fn read_strings(announced: &Announced, payload: &Bytes) -> Result<Tensor, Fault> {

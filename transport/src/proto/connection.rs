@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use actorflow_core::tensor::human;
-use actorflow_core::{Error, Result};
+use actorflow_core::{Error, Result, Tensor};
 
 use super::requests::Requests;
 use super::window::{Inbound, Outbound, Parked};
@@ -119,12 +119,22 @@ impl<K> Connection<K> {
 
     /// Whether frames wait for room at the peer.
     pub fn has_parked(&self) -> bool {
-        !self.outbound.parked.is_empty()
+        self.outbound.parked() > 0
+    }
+
+    /// Bytes of the frames that wait for room at the peer.
+    pub fn parked_bytes(&self) -> u64 {
+        self.outbound.parked_bytes()
+    }
+
+    /// Whether what is sent now would wait for room at the peer.
+    pub fn is_crowded(&self) -> bool {
+        self.has_parked() || (self.is_up() && !self.outbound.has_room())
     }
 
     /// Whether nothing is pending in either direction: no answer, and no frame that waits for room.
     pub fn is_quiet(&self) -> bool {
-        self.requests.len() == 0 && self.asked.is_empty() && self.outbound.parked.is_empty()
+        self.requests.len() == 0 && self.asked.is_empty() && !self.has_parked()
     }
 
     /// What has been counted since the last call.
@@ -184,7 +194,8 @@ impl<K> Connection<K> {
             .map_err(|(e, _)| e)
     }
 
-    /// Sends a frame that takes room, or parks it. A refused one gives its continuation back.
+    /// Sends a frame that takes room, or parks it. Whoever waits for it has it in memory anyhow, so that only frames that
+    /// nobody waits for are refused, beyond a limit.
     fn put_credited(
         &mut self,
         class: Class,
@@ -193,7 +204,7 @@ impl<K> Connection<K> {
         then: Option<K>,
         now: Time,
     ) -> Result<(), (Error, Option<K>)> {
-        if self.outbound.parked.is_empty() && self.outbound.has_room() {
+        if !self.has_parked() && self.outbound.has_room() {
             self.outbound.take(bytes);
             self.put(class, body, true);
             if let Some(then) = then {
@@ -201,11 +212,15 @@ impl<K> Connection<K> {
             }
             return Ok(());
         }
-        if self.outbound.parked.len() >= self.local.limits.parked {
+        let waited_for = then.is_some() || matches!(body, Body::Request { .. });
+        let (loose, limits) = (self.outbound.loose(), &self.local.limits);
+        // The last one may exceed the limit, so that one that is larger passes, too.
+        if !waited_for && (loose.frames >= limits.parked as u64 || loose.bytes >= limits.parked_bytes as u64) {
             let error = Error::exhausted(format!(
-                "{} has no room and {} frames wait for it already; send less at once",
+                "{} has no room, and {} frames of {} wait for it already; send less at once, or wait until it is taken",
                 self.peer_name(),
-                self.outbound.parked.len()
+                loose.frames,
+                human(usize::try_from(loose.bytes).unwrap_or(usize::MAX))
             ));
             return Err((error, then));
         }
@@ -226,12 +241,11 @@ impl<K> Connection<K> {
     /// Sends what is parked and has room now. Requests whose deadline has passed meanwhile are left out.
     pub(super) fn unpark(&mut self) {
         loop {
-            if let Some(front) = self.outbound.parked.front()
-                && let Body::Request { id, .. } = &front.frame.body
+            if let Some(Body::Request { id, .. }) = self.outbound.front().map(|f| &f.body)
                 && !self.requests.is_pending(*id)
             {
                 self.counted.unsent += 1;
-                self.outbound.parked.pop_front();
+                self.outbound.pop();
                 continue;
             }
             let Some(parked) = self.outbound.unpark() else {
@@ -314,7 +328,8 @@ impl<K> Connection<K> {
     }
 
     /// Sends a tensor to an edge, when there is room for it. `then` comes back in exactly one [`Action::Sent`].
-    /// Without it, a parcel that never can be sent ends the connection, so that nobody waits for it in vain.
+    /// Without it, a parcel that never can be sent ends the connection, so that nobody waits for it in vain, and so does
+    /// one beyond the limit of what may be parked while nobody waits for it.
     pub fn send(&mut self, parcel: Parcel, then: Option<K>, now: Time) {
         let (edge, body) = (parcel.edge, Body::Parcel(parcel));
         let bytes = body.payload();
@@ -340,6 +355,21 @@ impl<K> Connection<K> {
         }
     }
 
+    /// Sends a tensor to an edge if it can leave at once, without a continuation. Else it comes back, to be
+    /// [sent](Self::send) with one: so whoever produces more than the peer takes comes to wait.
+    pub fn offer(&mut self, parcel: Parcel, now: Time) -> std::result::Result<(), Box<Parcel>> {
+        let bytes = parcel.size() as u64;
+        let fits = |t: &Tensor| {
+            let accepted = self.peer.as_ref().map_or(0, |p| p.hello.tensor);
+            sendable(t).and_then(|()| check_size(bytes, accepted)).is_ok()
+        };
+        if !self.is_up() || self.is_crowded() || !parcel.value.as_ref().is_none_or(fits) {
+            return Err(Box::new(parcel));
+        }
+        self.send(parcel, None, now);
+        Ok(())
+    }
+
     /// Ends the connection from this side; everything pending fails with `why`.
     pub fn close(&mut self, why: Error) {
         if self.over.is_none() {
@@ -357,7 +387,7 @@ impl<K> Connection<K> {
         for pending in self.requests.drain() {
             self.actions.push_back(Action::Answered(pending.then, Err(why.clone())));
         }
-        for parked in std::mem::take(&mut self.outbound.parked) {
+        while let Some(parked) = self.outbound.pop() {
             self.counted.unsent += 1;
             if let Some(then) = parked.then {
                 self.actions.push_back(Action::Sent(then, Err(why.clone())));
@@ -423,13 +453,7 @@ impl<K> Connection<K> {
             let waited = timing.idle;
             self.close(Error::unavailable(format!("not heard of for {waited:?}")));
         } else if self.outbound.stalled_since().is_some_and(|t| due(t, timing.stall)) {
-            let (frames, waited) = (self.outbound.parked.len(), timing.stall);
-            let bytes = self
-                .outbound
-                .parked
-                .iter()
-                .map(|p| p.bytes)
-                .fold(0, u64::saturating_add);
+            let (frames, waited, bytes) = (self.outbound.parked(), timing.stall, self.parked_bytes());
             self.close(Error::unavailable(format!(
                 "it has taken nothing for {waited:?} while {frames} frames of {} wait for room",
                 human(usize::try_from(bytes).unwrap_or(usize::MAX))

@@ -1,5 +1,5 @@
 //! Two peers whose users, network and frames do anything: nothing panics, nothing grows without bound, and every wish has
-//! one outcome. All of it follows from a seed.
+//! one outcome. All of it follows from a seed here, and from the fuzzer's bytes in `fuzz/`.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -9,16 +9,9 @@ use actorflow_core::{DType, Error, Tensor};
 use bytes::Bytes;
 
 use super::*;
+use crate::counters::Counters;
 use crate::frame::{Body, Credit, Decoder, Frame, Hello, Intake, Outcome, Stamp};
 use crate::sim::Random;
-
-/// How many conversations there are: `ACTORFLOW_FUZZ_ITERATIONS`, or a number that takes a second.
-fn iterations() -> u64 {
-    match std::env::var("ACTORFLOW_FUZZ_ITERATIONS") {
-        Ok(n) => n.parse().expect("ACTORFLOW_FUZZ_ITERATIONS is a number"),
-        Err(_) => 1500,
-    }
-}
 
 fn limits() -> Limits {
     Limits {
@@ -82,7 +75,7 @@ impl Side {
             }
         }
         assert!(
-            self.proto.outbound.parked.len() <= limits().parked,
+            self.proto.outbound.loose().frames <= limits().parked as u64,
             "too many are parked"
         );
         assert!(
@@ -112,7 +105,7 @@ fn message(random: &mut Random) -> Message {
         step: random.below(5),
         header: vec![7; random.below(70) as usize].into(),
         tensors: match random.below(3) {
-            0 => vec![Tensor::zeros(DType::U8, [bytes]).unwrap()],
+            0 => vec![Tensor::zeros(DType::U8, [bytes]).expect("a small tensor")],
             _ => Vec::new(),
         },
         ..Message::new(random.below(9) as u16)
@@ -125,7 +118,7 @@ fn parcel(random: &mut Random) -> Parcel {
         step: random.below(9),
         edge: random.below(9) as u32,
         tag: random.number(),
-        value: (!bytes.is_multiple_of(5)).then(|| Tensor::zeros(DType::U8, [bytes]).unwrap()),
+        value: (!bytes.is_multiple_of(5)).then(|| Tensor::zeros(DType::U8, [bytes]).expect("a small tensor")),
     }
 }
 
@@ -185,7 +178,14 @@ fn hostile(random: &mut Random) -> Frame {
 
 /// What the user of a side does.
 fn act(side: &mut Side, random: &mut Random, now: Time) {
-    match random.below(10) {
+    match random.below(11) {
+        10 => {
+            let then = side.wish();
+            match side.proto.offer(parcel(random), now) {
+                Ok(()) => *side.outcomes.entry(then).or_default() += 1,
+                Err(parcel) => side.proto.send(*parcel, Some(then), now),
+            }
+        }
         0..3 => {
             let (then, deadline) = (side.wish(), now + Time::from_millis(random.below(3000)));
             side.proto.request(message(random), deadline, then, now);
@@ -209,9 +209,8 @@ fn act(side: &mut Side, random: &mut Random, now: Time) {
     }
 }
 
-/// A conversation; `rough`: frames are damaged, lost, repeated, reordered and made up, too.
-fn converse(seed: u64, rough: bool) -> (Side, Side) {
-    let random = &mut Random::new(seed);
+/// A conversation; `rough`: frames are damaged, lost, repeated, reordered and made up, too. What each side has counted.
+pub(crate) fn converse(random: &mut Random, rough: bool) -> [Counters; 2] {
     let mut sides = [
         Side::new("task/worker/0", 10, "task/ps/0", true),
         Side::new("task/ps/0", 20, "task/worker/0", false),
@@ -270,38 +269,55 @@ fn converse(seed: u64, rough: bool) -> (Side, Side) {
     for side in [&mut a, &mut b] {
         side.proto.lost(Error::unavailable("the end"));
         side.drain(false);
-        assert_eq!(
-            side.outcomes.len() as u64,
-            side.wishes,
-            "seed {seed}: wishes without an outcome"
-        );
-        assert!(
-            side.outcomes.values().all(|n| *n == 1),
-            "seed {seed}: {:?}",
-            side.outcomes
-        );
+        assert_eq!(side.outcomes.len() as u64, side.wishes, "wishes without an outcome");
+        assert!(side.outcomes.values().all(|n| *n == 1), "{:?}", side.outcomes);
         assert_eq!(side.proto.next_timeout(), None);
         side.inbox.clear();
     }
     assert!(pool.stats().peak <= 32 << 20);
-    assert_eq!(pool.stats().used, 0, "seed {seed}: memory is kept");
-    (a, b)
+    assert_eq!(pool.stats().used, 0, "memory is kept");
+    [a, b].map(|mut side| side.proto.take_counted())
 }
 
-#[test]
-fn whatever_frames_come_nothing_panics_or_grows_and_every_wish_has_one_outcome() {
-    for seed in 0..iterations() {
-        converse(seed, true);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many conversations there are: `ACTORFLOW_FUZZ_ITERATIONS`, or a number that takes a second.
+    fn iterations() -> u64 {
+        match std::env::var("ACTORFLOW_FUZZ_ITERATIONS") {
+            Ok(n) => n.parse().expect("ACTORFLOW_FUZZ_ITERATIONS is a number"),
+            Err(_) => 1500,
+        }
     }
-}
 
-#[test]
-fn sound_peers_never_accuse_each_other() {
-    for seed in 0..iterations() / 2 {
-        let (mut a, mut b) = converse(seed, false);
-        for side in [&mut a, &mut b] {
-            let c = side.proto.take_counted();
-            assert_eq!((c.malformed, c.oversized), (0, 0), "seed {seed}");
+    /// A conversation that says its seed if it panics.
+    fn seeded(seed: u64, rough: bool) -> [Counters; 2] {
+        let talk = || converse(&mut Random::new(seed), rough);
+        std::panic::catch_unwind(talk).unwrap_or_else(|_| panic!("of seed {seed}"))
+    }
+
+    #[test]
+    fn whatever_frames_come_nothing_panics_or_grows_and_every_wish_has_one_outcome() {
+        for seed in 0..iterations() {
+            seeded(seed, true);
+        }
+    }
+
+    #[test]
+    fn sound_peers_never_accuse_each_other() {
+        for seed in 0..iterations() / 2 {
+            for c in seeded(seed, false) {
+                assert_eq!((c.malformed, c.oversized), (0, 0), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_of_any_length_are_a_conversation() {
+        for length in [0, 1, 7, 500] {
+            let script: Vec<u8> = (0..length).map(|i| (i * 37) as u8).collect();
+            converse(&mut Random::of_bytes(&script), true);
         }
     }
 }

@@ -13,7 +13,9 @@
 //!   before this side's, is dropped and counted; a request of an old epoch is answered with `ABORTED`.
 //! - **Requests** have deadlines and exactly one answer. What is pending when the connection is lost fails at once.
 //! - **Windows.** Parcels and large messages take room at their receiver until they are delivered there. Without room
-//!   they are parked at the sender, in order, in a queue with a bound; nobody waits on a thread. A receiver that takes
+//!   they are parked at the sender, in order; nobody waits on a thread. A sender that is told that it has to wait (see
+//!   [`Connection::offer`]) waits with a continuation, so that what is parked is bounded by those who wait, and what nobody
+//!   waits for by a limit. A receiver that takes
 //!   nothing for [`Timing::stall`](crate::limits::Timing::stall) is lost.
 //! - **Life.** A word after [`keep_alive`](crate::limits::Timing::keep_alive) of silence; the end after
 //!   [`idle`](crate::limits::Timing::idle) without hearing anything.
@@ -21,8 +23,8 @@
 
 mod connection;
 mod fence;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod receive;
 mod requests;
 #[cfg(test)]

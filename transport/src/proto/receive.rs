@@ -142,9 +142,11 @@ impl<K> Connection<K> {
             let why = format!("it calls itself {:?} against its certificate", hello.subject);
             return self.close(Error::unauthenticated(why));
         }
+        // What is under way is this side's memory, too, whatever the peer says that it takes.
+        let own = &self.local.limits;
         let window = Credit {
-            frames: hello.window,
-            bytes: hello.window_bytes,
+            frames: hello.window.min(own.in_flight.max(1) as u64),
+            bytes: hello.window_bytes.min(own.in_flight_bytes.max(1) as u64),
         };
         self.outbound.open(window, now);
         self.peer = Some(Greeted {

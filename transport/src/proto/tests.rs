@@ -212,14 +212,93 @@ fn a_queue_of_parked_parcels_has_a_bound() {
         ..Limits::default()
     };
     let (mut a, _) = pair_with(limits);
+    // Who waits may always park.
     for edge in 0..5 {
         a.send(parcel(edge, 8), Some(edge), at(0));
     }
-    let up = drain(&mut a).1;
-    assert_eq!(
-        failed(&up),
-        [(3, Code::ResourceExhausted), (4, Code::ResourceExhausted)]
+    assert!(failed(&drain(&mut a).1).is_empty() && a.parked_bytes() == 32);
+    // What nobody waits for may not: parcels, notices.
+    let large = || Message {
+        blob: vec![1; BULK as usize].into(),
+        ..Message::new(1)
+    };
+    a.notify(large(), at(0)).unwrap();
+    a.send(parcel(6, 8), None, at(0));
+    let e = a.notify(large(), at(0)).unwrap_err();
+    assert_eq!(e.code(), Code::ResourceExhausted);
+    assert!(e.message().contains("2 frames of 256.0 KiB wait"), "{e}");
+    assert!(a.is_up());
+}
+
+#[test]
+fn the_bytes_that_are_parked_while_nobody_waits_have_a_bound() {
+    let limits = Limits {
+        in_flight: 1,
+        parked_bytes: 100,
+        ..Limits::default()
+    };
+    let (mut a, _) = pair_with(limits);
+    for edge in 0..4 {
+        a.send(parcel(edge, 40), None, at(0));
+        assert!(a.is_up());
+    }
+    // 120 bytes are parked.
+    a.send(parcel(4, 40), None, at(0));
+    assert_eq!(a.over().unwrap().code(), Code::ResourceExhausted);
+    assert_eq!(a.parked_bytes(), 0);
+}
+
+#[test]
+fn an_offered_parcel_leaves_at_once_or_comes_back() {
+    let limits = Limits {
+        in_flight: 2,
+        tensor: 100,
+        ..Limits::default()
+    };
+    let (mut a, mut b) = pair_with(limits);
+    assert!(a.offer(parcel(0, 8), at(0)).is_ok() && !a.is_crowded());
+    // What can never be sent is for a continuation to hear.
+    let variant = Parcel {
+        value: Some(Tensor::variants([0], Vec::new()).unwrap()),
+        ..parcel(6, 0)
+    };
+    assert!(a.offer(variant, at(0)).is_err() && a.offer(parcel(6, 101), at(0)).is_err());
+    assert!(a.offer(parcel(1, 8), at(0)).is_ok() && a.is_crowded());
+    let back = a.offer(parcel(2, 8), at(0)).unwrap_err();
+    assert_eq!((back.edge, a.has_parked()), (2, false));
+    a.send(*back, Some(2), at(0));
+    assert_eq!(edges(&settle(&mut a, &mut b, at(0)).1), [0, 1, 2]);
+    assert!(!a.is_crowded());
+    assert!(a.offer(parcel(3, 8), at(0)).is_ok());
+    a.lost(Error::unavailable("gone"));
+    assert!(a.offer(parcel(4, 8), at(0)).is_err());
+}
+
+#[test]
+fn a_peer_that_claims_a_large_window_gets_no_more_than_this_sides_own() {
+    let (mut a, _) = pair_with(Limits::default());
+    let own = Limits {
+        in_flight: 3,
+        in_flight_bytes: 100,
+        ..Limits::default()
+    };
+    let mut c = C::new(local("task/worker/0", 10, own), "task/ps/0".to_owned(), true, at(0));
+    drain(&mut c);
+    a.welcome();
+    let hello = drain(&mut a).0.pop().unwrap();
+    let Body::Hello(mut said) = hello.body else { panic!() };
+    said.subject = "task/ps/0".to_owned();
+    c.receive(
+        Frame {
+            body: Body::Hello(said),
+            ..hello
+        },
+        at(0),
     );
+    for edge in 0..5 {
+        c.send(parcel(edge, 8), Some(edge), at(0));
+    }
+    assert_eq!((drain(&mut c).0.len(), c.parked_bytes()), (3, 16));
 }
 
 #[test]

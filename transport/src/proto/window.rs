@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::Time;
-use crate::frame::{Credit, Frame};
+use crate::frame::{Body, Credit, Frame};
 
 /// A frame that waits for room.
 #[derive(Debug)]
@@ -14,6 +14,13 @@ pub(super) struct Parked<K> {
     pub(super) then: Option<K>,
 }
 
+impl<K> Parked<K> {
+    /// Whether nobody waits for it on this side. A request has a continuation of its own.
+    fn is_loose(&self) -> bool {
+        self.then.is_none() && !matches!(self.frame.body, Body::Request { .. })
+    }
+}
+
 /// The sender's side of the peer's window. Counts are totals since the connection began, so that a lost or repeated
 /// reading of them does no harm.
 #[derive(Debug)]
@@ -21,7 +28,11 @@ pub(super) struct Outbound<K> {
     sent: Credit,
     granted: Credit,
     window: Credit,
-    pub(super) parked: VecDeque<Parked<K>>,
+    parked: VecDeque<Parked<K>>,
+    /// Bytes of all that is parked.
+    bytes: u64,
+    /// What of it nobody waits for.
+    loose: Credit,
     /// When room was last given, or the first frame parked.
     progress: Time,
 }
@@ -34,6 +45,8 @@ impl<K> Outbound<K> {
             granted: Credit::default(),
             window: Credit::default(),
             parked: VecDeque::new(),
+            bytes: 0,
+            loose: Credit::default(),
             progress: Time::ZERO,
         }
     }
@@ -58,7 +71,43 @@ impl<K> Outbound<K> {
         if self.parked.is_empty() {
             self.progress = now;
         }
+        self.bytes = self.bytes.saturating_add(parked.bytes);
+        if parked.is_loose() {
+            self.loose.frames += 1;
+            self.loose.bytes = self.loose.bytes.saturating_add(parked.bytes);
+        }
         self.parked.push_back(parked);
+    }
+
+    /// How many frames are parked.
+    pub(super) fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Their bytes.
+    pub(super) fn parked_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many frames are parked that nobody waits for, and their bytes.
+    pub(super) fn loose(&self) -> Credit {
+        self.loose
+    }
+
+    /// The frame that is parked longest.
+    pub(super) fn front(&self) -> Option<&Frame> {
+        self.parked.front().map(|p| &p.frame)
+    }
+
+    /// Takes the frame that is parked longest out, whether there is room for it or not.
+    pub(super) fn pop(&mut self) -> Option<Parked<K>> {
+        let parked = self.parked.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(parked.bytes);
+        if parked.is_loose() {
+            self.loose.frames = self.loose.frames.saturating_sub(1);
+            self.loose.bytes = self.loose.bytes.saturating_sub(parked.bytes);
+        }
+        Some(parked)
     }
 
     /// Takes the peer's word on what it has delivered; false if that cannot be.
@@ -77,7 +126,7 @@ impl<K> Outbound<K> {
         if !self.has_room() {
             return None;
         }
-        let parked = self.parked.pop_front()?;
+        let parked = self.pop()?;
         self.take(parked.bytes);
         Some(parked)
     }

@@ -39,6 +39,9 @@ const UNPACED: u64 = 8 << 30;
 /// Bytes that a connection may have under way on other paths: 10 Gbit/s for 100 ms.
 const NETWORK_WINDOW: u64 = 128 << 20;
 
+/// The smallest such window, however little may be under way to this side.
+const LEAST_WINDOW: u64 = 1 << 20;
+
 /// The configurations that follow from an identity; replaced when it is renewed.
 pub(super) struct Setup {
     pub(super) identity: Identity,
@@ -124,7 +127,9 @@ fn transport(local: Option<u64>, limits: &Limits, timing: &Timing) -> TransportC
         // The protocol notices silence first, and says so to a peer that can still hear; QUIC would end without a word, and
         // such a peer would wait for its own silence to begin.
         .max_idle_timeout(IdleTimeout::try_from(timing.idle.saturating_add(timing.idle / 4)).ok());
-    let window = local.unwrap_or(NETWORK_WINDOW);
+    // What QUIC keeps until it is in order is memory that no pool knows of; a member that leaves out a byte keeps it there.
+    let kept = (limits.in_flight_bytes as u64).max(LEAST_WINDOW);
+    let window = local.unwrap_or(NETWORK_WINDOW.min(kept));
     // The receiver's credit is what binds. The sender's own window binds until acknowledgements come, and the last odd one
     // is delayed: with both equal, one of ten tensors of 4 MiB took the 25 ms of that delay.
     t.send_window(window.saturating_mul(2))
@@ -132,7 +137,7 @@ fn transport(local: Option<u64>, limits: &Limits, timing: &Timing) -> TransportC
         .receive_window(varint(if local.is_some() {
             window
         } else {
-            window.saturating_mul(2)
+            window.saturating_mul(2).min(kept)
         }));
     let mut congestion = CubicConfig::default();
     if local.is_some() {

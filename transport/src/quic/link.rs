@@ -63,7 +63,9 @@ pub(super) struct Link {
     fenced: AtomicBool,
     /// One side has closed it because there is another one, and nothing was pending.
     replaced: AtomicBool,
-    outbox: Mutex<VecDeque<Wish>>,
+    outbox: Mutex<Outbox>,
+    /// What is sent now would wait: for room at the peer, or for the thread that is at it.
+    crowded: AtomicBool,
     work: AtomicBool,
     state: Mutex<State>,
     /// When the next timer is due, in nanoseconds since the endpoint's origin.
@@ -72,6 +74,18 @@ pub(super) struct Link {
     scheduled: AtomicU64,
     pub(super) waiters: Mutex<Waiters>,
 }
+
+/// Wishes that nobody has carried out yet.
+#[derive(Default)]
+struct Outbox {
+    wishes: VecDeque<Wish>,
+    /// Memory of parcels among them that nobody waits for.
+    loose: usize,
+}
+
+/// From so many bytes on in an outbox, whoever sends more has to wait; what a parcel takes beside its value counts as well.
+const OUTBOX: usize = 4 << 20;
+const BESIDE: usize = 256;
 
 /// What is known of a connection when it begins.
 pub(super) struct Beginning {
@@ -100,6 +114,7 @@ impl Link {
             fenced: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
             outbox: Mutex::default(),
+            crowded: AtomicBool::new(false),
             work: AtomicBool::new(false),
             state: Mutex::new(State::new(beginning.quic, shared.intake(), shared.time(now))),
             deadline: AtomicU64::new(u64::MAX),
@@ -194,8 +209,22 @@ impl Link {
     /// Queues a wish; it is carried out before this returns, unless the thread holds a cork or another is at it.
     pub(super) fn wish(self: &Arc<Self>, wish: Wish) {
         let _cork = cork::cork();
-        self.outbox.lock().push_back(wish);
+        {
+            let mut outbox = self.outbox.lock();
+            if let Wish::Parcel(parcel, None) = &wish {
+                outbox.loose = outbox.loose.saturating_add(parcel.size() + BESIDE);
+                if outbox.loose > OUTBOX {
+                    self.crowded.store(true, Ordering::Relaxed);
+                }
+            }
+            outbox.wishes.push_back(wish);
+        }
         cork::mark(self);
+    }
+
+    /// Whether whoever sends more should wait until it is taken. A hint: what others send meanwhile is not known.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
     }
 
     /// A datagram has come for it.
@@ -241,10 +270,13 @@ impl Link {
             let mut rounds = 0;
             let progress = loop {
                 rounds += 1;
-                let wishes = std::mem::take(&mut *self.outbox.lock());
-                wishes.into_iter().for_each(|w| state.wish(&shared, self, w, now));
+                let outbox = std::mem::take(&mut *self.outbox.lock());
+                outbox
+                    .wishes
+                    .into_iter()
+                    .for_each(|w| state.wish(&shared, self, w, now));
                 let progress = state.put_out(&shared, self, now, share);
-                if self.outbox.lock().is_empty() {
+                if self.outbox.lock().wishes.is_empty() {
                     break progress;
                 }
                 if rounds == ROUNDS {
@@ -253,6 +285,7 @@ impl Link {
             };
             let ups = state.take_ups();
             let deadline = state.deadline(&shared);
+            self.crowded.store(state.is_crowded(), Ordering::Relaxed);
             drop(state);
             fence(Ordering::SeqCst);
             self.schedule(&shared, deadline);
@@ -296,7 +329,8 @@ impl Link {
     /// The endpoint is gone: wishes fail.
     fn abandon(&self) {
         let gone = || Error::unavailable("the endpoint of this connection is closed");
-        for wish in std::mem::take(&mut *self.outbox.lock()) {
+        let outbox = std::mem::take(&mut *self.outbox.lock());
+        for wish in outbox.wishes {
             match wish {
                 Wish::Request(_, _, then) => then(Err(gone())),
                 Wish::Parcel(_, Some(then)) => then(Err(gone())),

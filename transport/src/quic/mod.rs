@@ -1,6 +1,7 @@
 //! The endpoint: the protocol over QUIC, and the only place that names the QUIC library.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod config;
 mod cork;
 mod dial;
@@ -69,7 +70,7 @@ pub struct EndpointOptions {
     pub incarnation: u64,
     /// The cluster's epoch; 0 while it is unknown, which is never stale.
     pub epoch: u64,
-    /// What a peer may use.
+    /// What a peer may use; of the pool's budget at most what [`Limits::within`] says.
     pub limits: Limits,
     /// How long anything may take.
     pub timing: Timing,
@@ -118,9 +119,14 @@ impl Endpoint {
     /// # Errors
     /// Whatever the system says about the address; `INVALID_ARGUMENT` for an identity that TLS refuses.
     pub fn bind(options: EndpointOptions, handler: Arc<dyn Handler>) -> Result<Endpoint> {
+        let pool = options.pool.unwrap_or_else(Pool::unbounded);
+        let limits = Limits {
+            header: options.limits.header.min(crate::frame::MAX_HEADER),
+            ..options.limits.within(pool.stats().budget)
+        };
         let helpers = options.threads.saturating_sub(1).min(MAX_HELPERS);
         let socket = Socket::bind(options.bind)?;
-        let setup = Setup::new(options.identity, &options.limits, &options.timing, socket.buffer())?;
+        let setup = Setup::new(options.identity, &limits, &options.timing, socket.buffer())?;
         let (poll, waker) = reactor::poll()?;
         let server = setup.server(socket.local, None);
         let config = Arc::new(config::endpoint()?);
@@ -129,11 +135,8 @@ impl Endpoint {
             socket,
             setup,
             handler,
-            pool: options.pool.unwrap_or_else(Pool::unbounded),
-            limits: Limits {
-                header: options.limits.header.min(crate::frame::MAX_HEADER),
-                ..options.limits
-            },
+            pool,
+            limits,
             timing: options.timing,
             incarnation: options.incarnation,
             epoch: options.epoch,

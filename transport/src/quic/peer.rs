@@ -13,6 +13,7 @@ use super::link::Link;
 use super::reactor;
 use super::state::Wish;
 use crate::frame::encode::check_message;
+use crate::frame::sendable;
 use crate::identity::Subject;
 use crate::message::{Message, Parcel};
 
@@ -122,9 +123,26 @@ impl Peer {
 
     /// Sends a tensor to an edge. Never blocks: without room at the receiver the parcel waits, and `then` is called
     /// when it has been taken for sending, which may be before this returns. Without `then`, a parcel that can never
-    /// be sent (a resource, say) closes the connection, so that nobody waits for it in vain.
+    /// be sent (a resource, say) closes the connection, so that nobody waits for it in vain, and so does one beyond
+    /// [`Limits::parked`](crate::Limits::parked): without it, send what is bounded, or [offer](Self::offer) it.
     pub fn send(&self, parcel: Parcel, then: Option<SentThen>) {
         self.link.wish(Wish::Parcel(parcel, then));
+    }
+
+    /// Sends a tensor to an edge without a continuation, if it need not wait: for small ones, of which a step may have many.
+    /// Never blocks.
+    ///
+    /// # Errors
+    /// The parcel comes back if something waits already for room at the receiver or to be handed to the network, if it can
+    /// be sent to nobody, or if the connection is gone. [Send](Self::send) it then with a continuation, and produce no more
+    /// before that is called: so a slow receiver slows down its senders, and neither memory nor tensors are lost to it.
+    pub fn offer(&self, parcel: Parcel) -> std::result::Result<(), Box<Parcel>> {
+        let sound = parcel.value.as_ref().is_none_or(|t| sendable(t).is_ok());
+        if !sound || self.link.is_crowded() || !self.is_alive() {
+            return Err(Box::new(parcel));
+        }
+        self.link.wish(Wish::Parcel(parcel, None));
+        Ok(())
     }
 
     /// Whether the connection is up.

@@ -15,6 +15,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use quinn_proto::{ConnectionHandle, DatagramEvent, Incoming, Transmit};
 
+use super::admission::{self, Admission};
 use super::cork;
 use super::dial::admit;
 use super::link::{Beginning, Link};
@@ -195,26 +196,27 @@ impl Reactor {
         incoming: Incoming,
         now: Instant,
     ) -> Option<Arc<Link>> {
-        let young = shared
-            .links
-            .read()
-            .values()
-            .filter(|l| !l.dialed && l.info().is_none() && !l.is_over())
-            .count();
-        let full = young >= shared.limits.handshakes || endpoint.open_connections() >= shared.limits.connections;
+        let (from, proved) = (incoming.remote_address(), incoming.remote_address_validated());
+        let closing = shared.closing.load(Ordering::SeqCst);
+        let admission = match closing {
+            true => Admission::Refuse,
+            false => admission::of_address(shared, from, proved, endpoint.open_connections()),
+        };
         self.response.clear();
-        if full || shared.closing.load(Ordering::SeqCst) {
-            Totals::count(&shared.totals.handshakes_refused, 1);
-            let transmit = endpoint.refuse(incoming, &mut self.response);
-            self.respond(&transmit);
-            return None;
-        }
-        // Under load, an address must prove that it is somebody's before anything is done for it.
-        if young >= shared.limits.handshakes / 2 && !incoming.remote_address_validated() {
-            if let Ok(transmit) = endpoint.retry(incoming, &mut self.response) {
-                self.respond(&transmit);
+        match admission {
+            Admission::Accept => {}
+            Admission::Prove => {
+                if let Ok(transmit) = endpoint.retry(incoming, &mut self.response) {
+                    self.respond(&transmit);
+                }
+                return None;
             }
-            return None;
+            Admission::Refuse => {
+                Totals::count(&shared.totals.handshakes_refused, 1);
+                let transmit = endpoint.refuse(incoming, &mut self.response);
+                self.respond(&transmit);
+                return None;
+            }
         }
         let config = shared
             .setup

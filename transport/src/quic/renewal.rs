@@ -50,6 +50,11 @@ impl Certificate {
         }
     }
 
+    /// Whether it is a certificate of this member.
+    pub(super) fn is_of(&self, subject: &Subject) -> bool {
+        self.subject == *subject
+    }
+
     /// Whether it is valid now, as far as this side knows.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use actorflow_core::tensor::Pool;
@@ -17,7 +17,7 @@ use super::link::Link;
 use super::senders::Senders;
 use super::socket::Socket;
 use crate::counters::Totals;
-use crate::frame::Intake;
+use crate::frame::{Intake, Ledger};
 use crate::limits::{Limits, Timing};
 use crate::proto::{Fences, Local, Time};
 
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) totals: Totals,
     pub(super) pool: Arc<Pool>,
+    /// What unfinished frames hold, by the subjects of peers that are connected.
+    ledgers: Mutex<HashMap<String, Weak<Ledger>>>,
     pub(super) limits: Limits,
     pub(super) timing: Timing,
     pub(super) incarnation: u64,
@@ -93,6 +95,7 @@ impl Shared {
             handler: parts.handler,
             totals: Totals::default(),
             pool: parts.pool,
+            ledgers: Mutex::default(),
             limits: parts.limits,
             timing: parts.timing,
             incarnation: parts.incarnation,
@@ -128,6 +131,18 @@ impl Shared {
 
     pub(super) fn intake(&self) -> Intake {
         Intake::new(self.limits, self.pool.clone())
+    }
+
+    /// The account of what unfinished frames of a subject hold: one for all its connections.
+    pub(super) fn ledger(&self, subject: &str) -> Arc<Ledger> {
+        let mut ledgers = self.ledgers.lock();
+        if let Some(known) = ledgers.get(subject).and_then(Weak::upgrade) {
+            return known;
+        }
+        ledgers.retain(|_, l| l.strong_count() > 0);
+        let ledger = Arc::new(Ledger::new(&self.limits, self.pool.stats().budget));
+        ledgers.insert(subject.to_owned(), Arc::downgrade(&ledger));
+        ledger
     }
 
     pub(super) fn link(&self, handle: ConnectionHandle) -> Option<Arc<Link>> {

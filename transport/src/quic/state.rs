@@ -10,6 +10,7 @@ use quinn_proto::{
 };
 use rustls::pki_types::CertificateDer;
 
+use super::admission;
 use super::link::Link;
 use super::peer::{AnswerThen, PeerInfo, SentThen};
 use super::renewal::{self, Certificate};
@@ -118,6 +119,11 @@ impl State {
         std::mem::take(&mut self.ups)
     }
 
+    /// Whether what is sent now would wait for room at the peer.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.proto.as_ref().is_some_and(Connection::is_crowded)
+    }
+
     pub(super) fn datagram(&mut self, event: ConnectionEvent) {
         self.fresh = true;
         self.quic.handle_event(event);
@@ -213,12 +219,17 @@ impl State {
                 self.quic.remote_address()
             )));
         }
+        if !link.dialed {
+            admission::of_member(shared, &peer.subject)?;
+        }
         if link.dialed {
             let id = self.quic.streams().open(Dir::Bi);
             let id = id.ok_or_else(|| Error::unavailable("the peer accepts no control stream"))?;
             self.outgoing.set_control(&mut self.quic, id);
         }
-        let connection = Connection::new(local, peer.subject.to_string(), link.dialed, shared.time(now));
+        let subject = peer.subject.to_string();
+        self.intake.join(shared.ledger(&subject));
+        let connection = Connection::new(local, subject, link.dialed, shared.time(now));
         self.proto = Some(connection);
         self.look = shared.time(now).saturating_add(certificate.next_look());
         link.show(certificate);
@@ -337,13 +348,15 @@ impl State {
         if self.over.is_some() {
             return;
         }
-        if !link.ended() && !link.dialed && error.code() == Code::Unauthenticated {
+        let refused = matches!(error.code(), Code::Unauthenticated | Code::ResourceExhausted);
+        if !link.ended() && !link.dialed && refused {
             Totals::count(&shared.totals.handshakes_refused, 1);
         }
         if let Some(proto) = &mut self.proto {
             proto.lost(error.clone());
         }
         self.outgoing.clear();
+        self.incoming.clear(&mut self.intake);
         self.over = Some(error);
     }
 

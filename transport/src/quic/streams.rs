@@ -142,6 +142,12 @@ impl Incoming {
         }
     }
 
+    /// Drops what has come in part: users may hold the connection for long after its end.
+    pub(super) fn clear(&mut self, intake: &mut Intake) {
+        self.readable.clear();
+        self.decoders.drain().for_each(|(_, decoder)| decoder.abandon(intake));
+    }
+
     /// The next stream that can be read; before the peer is known, only the control stream is.
     pub(super) fn next(&mut self, known: bool) -> Option<StreamId> {
         let at = self.readable.iter().position(|id| known || id.dir() == Dir::Bi)?;

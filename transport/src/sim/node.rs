@@ -109,6 +109,22 @@ impl Node<'_> {
         self.with(link, |proto, now| proto.send(parcel, token, now));
     }
 
+    /// Sends a tensor if it can leave at once; else it comes back, to be sent with a token. Without the link, too.
+    pub fn offer(&mut self, link: LinkId, parcel: Parcel) -> std::result::Result<(), Box<Parcel>> {
+        let mut back = Some(parcel);
+        let offered = self.with(link, |proto, now| back.take().map(|parcel| proto.offer(parcel, now)));
+        match (offered.flatten(), back) {
+            (Some(offered), _) => offered,
+            (None, Some(parcel)) => Err(Box::new(parcel)),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Bytes of what waits for room at the other end of a connection.
+    pub fn parked_bytes(&mut self, link: LinkId) -> u64 {
+        self.with(link, |proto, _| proto.parked_bytes()).unwrap_or(0)
+    }
+
     /// Closes a connection.
     pub fn close(&mut self, link: LinkId, why: Error) {
         self.with(link, |proto, _| proto.close(why));

@@ -5,18 +5,37 @@ use std::time::Duration;
 
 /// Sebastiano Vigna's SplitMix64: small, and every seed is good.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct Random {
+    state: u64,
+    /// What is given out before, from the end.
+    script: Vec<u8>,
+}
 
 impl Random {
     /// The numbers of a seed.
     pub fn new(seed: u64) -> Random {
-        Random(seed)
+        Random {
+            state: seed,
+            script: Vec::new(),
+        }
+    }
+
+    /// Two bytes of `script` for each number, as long as there are any, so that who changes a byte changes one number; those of
+    /// a seed after that.
+    pub fn of_bytes(script: &[u8]) -> Random {
+        Random {
+            state: script.len() as u64,
+            script: script.iter().rev().copied().collect(),
+        }
     }
 
     /// The next number.
     pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        if let Some(low) = self.script.pop() {
+            return u64::from(u16::from_le_bytes([low, self.script.pop().unwrap_or(0)]));
+        }
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

@@ -304,3 +304,101 @@ fn a_killed_node_is_missed_after_the_idle_time_and_a_restarted_one_at_once() {
     let lost = lost(&net).unwrap();
     assert!(lost.at < ms(4000) && lost.what.contains("restarted"), "{lost:?}");
 }
+
+/// Produces tensors of 32 KiB as fast as they are taken: offers them, and waits where one comes back.
+struct Producer {
+    link: Option<LinkId>,
+    made: Rc<RefCell<u64>>,
+    parked: Rc<RefCell<u64>>,
+}
+
+const TENSORS: u64 = 2000;
+const TENSOR: u64 = 32 << 10;
+
+impl Producer {
+    fn produce(&mut self, node: &mut Node<'_>) {
+        let Some(link) = self.link else { return };
+        while *self.made.borrow() < TENSORS {
+            let parcel = Parcel {
+                step: 1,
+                edge: 0,
+                tag: *self.made.borrow(),
+                value: Some(Tensor::zeros(DType::U8, [TENSOR as usize]).unwrap()),
+            };
+            *self.made.borrow_mut() += 1;
+            let waits = node.offer(link, parcel);
+            let stops = waits.is_err();
+            if let Err(parcel) = waits {
+                node.send(link, *parcel, Some(0));
+            }
+            let parked = node.parked_bytes(link);
+            let mut most = self.parked.borrow_mut();
+            *most = parked.max(*most);
+            if stops {
+                return;
+            }
+        }
+    }
+}
+
+impl Behaviour for Producer {
+    fn on(&mut self, node: &mut Node<'_>, event: Event) {
+        match event {
+            Event::Connected { link, .. } => self.link = Some(link),
+            Event::Sent { result, .. } => result.unwrap(),
+            Event::Lost { why, .. } => panic!("{why}"),
+            _ => return,
+        }
+        self.produce(node);
+    }
+}
+
+/// Writes down the tags of what comes.
+struct Consumer(Rc<RefCell<Vec<u64>>>);
+
+impl Behaviour for Consumer {
+    fn on(&mut self, _: &mut Node<'_>, event: Event) {
+        if let Event::Parcel { parcel, .. } = event {
+            self.0.borrow_mut().push(parcel.tag);
+        }
+    }
+}
+
+#[test]
+fn a_stopped_peer_makes_its_sender_wait_and_nothing_is_lost_or_closed() {
+    for seed in 0..10 {
+        let (made, parked, came) = (Rc::default(), Rc::default(), Rc::default());
+        let mut net = Network::new(seed, Weather::default());
+        let limits = Limits {
+            in_flight_bytes: 1 << 20,
+            ..Limits::default()
+        };
+        // Longer than it stands still: this is about memory, not about how long a peer may say nothing.
+        let timing = Timing {
+            idle: ms(60_000),
+            stall: ms(60_000),
+            ..Timing::default()
+        };
+        net.set_limits(limits, timing);
+        let b = net.add("task/ps/0", Box::new(Consumer(Rc::clone(&came))));
+        let producer = Producer {
+            link: None,
+            made: Rc::clone(&made),
+            parked: Rc::clone(&parked),
+        };
+        let a = net.add("task/worker/0", Box::new(producer));
+        net.connect(a, b);
+        net.at(ms(11), move |n| n.pause(b));
+        net.run_until(ms(30_000));
+        let before = came.borrow().len() as u64;
+        assert!(before < TENSORS, "seed {seed}: it was never stopped");
+        // The window, and the one that its sender waits with.
+        let out = (*made.borrow() - before) * TENSOR;
+        assert!(out <= (1 << 20) + TENSOR, "seed {seed}: {out} bytes of memory");
+        net.resume(b);
+        net.run_until(ms(90_000));
+        assert!(*came.borrow() == (0..TENSORS).collect::<Vec<_>>(), "seed {seed}");
+        assert!(*parked.borrow() <= TENSOR, "seed {seed}: {} parked", parked.borrow());
+        assert!(net.counters(a).parked > 0 && net.counters(a).unsent == 0);
+    }
+}

@@ -165,14 +165,23 @@ fn what_comes_of_an_old_epoch_is_dropped_and_counted() {
 #[test]
 fn memory_for_arriving_tensors_is_bounded_and_others_are_left_alone() {
     let mut o = options("task/ps/0");
-    o.pool = Some(Pool::new(1 << 20, 0));
+    let pool = Pool::new(1 << 20, 0);
+    o.pool = Some(pool.clone());
     let (server, _) = bind(o);
     let addr = server.local_addr().to_string();
     let (greedy, log) = bind(options("task/worker/0"));
     let (modest, _) = bind(options("task/worker/1"));
     let greedy = (greedy.connect(&addr, None, soon()).unwrap(), greedy);
     let peer = modest.connect(&addr, None, soon()).unwrap();
-    greedy.0.send(parcel(1, Some(ramp(2 << 20))), None);
+    // More than its share of the pool: refused where it is sent.
+    let (tell, told) = std::sync::mpsc::channel();
+    let then: SentThen = Box::new(move |r| tell.send(r).unwrap());
+    greedy.0.send(parcel(1, Some(ramp((1 << 19) + 1))), Some(then));
+    let e = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    assert!(e.code() == Code::ResourceExhausted && greedy.0.is_alive(), "{e}");
+    // The pool is full.
+    let _full = pool.alloc(700_000).unwrap();
+    greedy.0.send(parcel(1, Some(ramp(400_000))), None);
     assert!(log.lost().1.message().contains("no memory"));
     assert!(peer.call(Message::new(1), soon()).is_ok());
     assert_eq!(server.counters().oversized, 1);

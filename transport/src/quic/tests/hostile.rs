@@ -324,3 +324,121 @@ fn a_flood_of_streams_and_of_frames_that_take_no_room_harms_nobody() {
     assert!(matches!(why, quinn::ConnectionError::ApplicationClosed(_)), "{why}");
     t.is_unharmed();
 }
+
+#[test]
+fn a_flood_of_handshakes_from_one_address_leaves_another_ones_join_unharmed() {
+    let mut o = options("task/ps/0");
+    o.limits = Limits {
+        handshakes: 8,
+        handshakes_per_address: 5,
+        ..Limits::default()
+    };
+    o.timing.handshake = PATIENCE;
+    o.timing.idle = PATIENCE;
+    let (server, _) = bind(o);
+    let addr = server.local_addr();
+    wait(async {
+        // Connected, but they never say hello.
+        let (mut silent, mut refused) = (Vec::new(), 0);
+        for _ in 0..12 {
+            let (endpoint, made) = intrude(addr, member("task/worker/0").client_tls(ALPN).unwrap()).await;
+            match made {
+                Ok(connection) => silent.push((endpoint, connection)),
+                Err(_) => refused += 1,
+            }
+        }
+        assert_eq!((silent.len(), refused), (5, 7));
+        let mut elsewhere = options("task/worker/1");
+        elsewhere.bind = SocketAddr::from(([127, 0, 0, 2], 0));
+        let (worker, _) = bind(elsewhere);
+        let joined = worker.connect(&addr.to_string(), None, soon());
+        assert!(joined.unwrap().call(Message::new(1), soon()).is_ok());
+        // They are still there.
+        assert!(silent.iter().all(|(_, c)| c.close_reason().is_none()));
+    });
+    // An attempt may be made twice before it is known to be refused.
+    assert!(server.counters().handshakes_refused >= 7);
+}
+
+#[test]
+fn a_member_with_many_connections_leaves_room_for_others() {
+    let mut o = options("task/ps/0");
+    o.limits = Limits {
+        connections: 10,
+        connections_per_member: 3,
+        ..Limits::default()
+    };
+    let (server, of_server) = bind(o);
+    let addr = server.local_addr().to_string();
+    // Runs of one client live side by side.
+    let mut greedy = Vec::new();
+    for i in 0..5 {
+        let (endpoint, _) = bind(options("client/alice"));
+        let made = endpoint.connect(&addr, None, soon());
+        match made {
+            Ok(peer) => greedy.push((endpoint, peer)),
+            Err(e) => {
+                assert_eq!(e.code(), Code::ResourceExhausted, "{e}");
+                assert!(e.message().contains("client/alice has made 3"), "{e}");
+            }
+        }
+        assert_eq!(greedy.len(), (i + 1).min(3));
+    }
+    assert!(server.counters().handshakes_refused >= 2);
+    let (worker, _) = bind(options("task/worker/1"));
+    let joined = worker.connect(&addr, None, soon());
+    assert!(joined.unwrap().call(Message::new(1), soon()).is_ok());
+    // One that ends makes room.
+    drop(greedy.pop());
+    of_server.lost();
+    let (again, _) = bind(options("client/alice"));
+    assert!(again.connect(&addr, None, soon()).is_ok());
+}
+
+#[test]
+fn large_headers_that_nothing_follows_reserve_no_memory_on_however_many_connections() {
+    let pool = Pool::new(96 * MIB, 0);
+    let mut o = options("task/ps/0");
+    o.pool = Some(pool.clone());
+    assert_eq!(o.limits, Limits::default());
+    let (server, of_server) = bind(o);
+    let (worker, _) = bind(options("task/worker/1"));
+    let addr = server.local_addr();
+    let modest = worker.connect(&addr.to_string(), None, soon()).unwrap();
+    // 40 MiB are announced, and a hundred bytes come of them.
+    let whole = parcel_of(40 * MIB);
+    let beginning = whole[..whole.len() - 40 * MIB + 100].to_vec();
+    drop(whole);
+    wait(async {
+        let mut kept = Vec::new();
+        for who in ["task/worker/0", "task/worker/0", "task/worker/2", "client/alice"] {
+            let (endpoint, made) = intrude(addr, member(who).client_tls(ALPN).unwrap()).await;
+            let connection = made.unwrap();
+            let (mut control, receive) = connection.open_bi().await.unwrap();
+            control.write_all(&hello(who)).await.unwrap();
+            let mut streams = Vec::new();
+            for _ in 0..2 {
+                let mut s = connection.open_uni().await.unwrap();
+                s.write_all(&beginning).await.unwrap();
+                streams.push(s);
+            }
+            kept.push((endpoint, connection, control, receive, streams));
+        }
+        // They stay, and say that they are there.
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            for (_, connection, control, _, _) in &mut kept {
+                control.write_all(&bytes_of(Body::Ping, false)).await.unwrap();
+                assert_eq!(connection.close_reason(), None);
+            }
+        }
+        assert!(pool.stats().used < MIB, "{:?}", pool.stats());
+        let sent = parcel(5, Some(ramp(45 * MIB)));
+        modest.send(sent.clone(), None);
+        assert!(of_server.parcel() == sent);
+        assert!(modest.call(Message::new(1), soon()).is_ok());
+        for (_, connection, ..) in &kept {
+            assert_eq!(connection.close_reason(), None);
+        }
+    });
+}
