@@ -4,7 +4,8 @@
 
 mod cluster;
 
-use actorflow::{DType, Graph, Output, Session, SessionOptions, Tensor};
+use actorflow::placement::{lossless, lossy};
+use actorflow::{Code, DType, Graph, Output, PartialShape, Session, SessionOptions, Tensor};
 use cluster::{Cluster, options};
 
 const TASKS: &[(&str, u32)] = &[("ps", 0), ("worker", 0)];
@@ -135,4 +136,63 @@ fn edges_within_a_process_are_never_lossy() {
         s.run(&[], &[&y]).unwrap()[0].bytes().unwrap(),
         Tensor::from(numbers()).bytes().unwrap()
     );
+}
+
+#[test]
+fn a_program_decides_for_single_edges_whatever_the_session_says() {
+    let c = Cluster::new(TASKS);
+    let g = Graph::new();
+    let (x, rough, exact) = {
+        let _worker = g.device_scope("/job:worker/task:0");
+        let x = g.placeholder("x", DType::F32, [None]).unwrap();
+        let made = x.negated().unwrap();
+        // Where they are built does not matter: they are where the tensor is.
+        let _ps = g.device_scope("/job:ps/task:0");
+        (x, lossy(&made).unwrap(), lossless(&made).unwrap())
+    };
+    let there = |x: &Output| {
+        let _ps = g.device_scope("/job:ps/task:0");
+        x.negated().unwrap()
+    };
+    let (plain, rough_there, exact_there) = (rough.op().input(0).unwrap(), there(&rough), there(&exact));
+    let plain_there = there(&plain);
+    // Within the process nothing is rounded.
+    let here = {
+        let _worker = g.device_scope("/job:worker/task:0");
+        rough.negated().unwrap()
+    };
+    let fed = numbers();
+    let as_fed: Vec<u32> = fed.iter().map(|x| x.to_bits()).collect();
+    let as_rounded: Vec<u32> = fed.iter().map(|x| rounded(*x).to_bits()).collect();
+    for lossy_edges in [false, true] {
+        let with = SessionOptions {
+            lossy_edges,
+            ..options()
+        };
+        let s = Session::on(&g, &c.servers[1], with).unwrap();
+        let fetches = [&rough_there, &exact_there, &plain_there, &here];
+        let got = s.run(&[(&x, Tensor::from(fed.clone()))], &fetches).unwrap();
+        let bits = |t: &Tensor| -> Vec<u32> { t.as_slice::<f32>().unwrap().iter().map(|x| x.to_bits()).collect() };
+        assert!(bits(&got[0]) == as_rounded, "lossy, in a session with {lossy_edges}");
+        assert!(bits(&got[1]) == as_fed, "lossless, in a session with {lossy_edges}");
+        let of_session = if lossy_edges { &as_rounded } else { &as_fed };
+        assert!(&bits(&got[2]) == of_session, "plain, in a session with {lossy_edges}");
+        assert!(bits(&got[3]) == as_fed, "lossy, within the process");
+        for placed in [&rough, &exact] {
+            let device = s.device_of(&placed.op()).unwrap();
+            assert!(device.starts_with("/job:worker"), "{device}");
+        }
+    }
+}
+
+#[test]
+fn only_values_of_single_precision_can_be_lossy() {
+    let g = Graph::new();
+    let e = lossy(&g.placeholder("n", DType::F64, [None]).unwrap()).unwrap_err();
+    assert_eq!(e.code(), Code::InvalidArgument);
+    assert!(e.message().contains("n:0") && e.message().contains("float64"), "{e}");
+    let reference = g.op("VariableV2").attr("shape", PartialShape::vector(Some(2)));
+    let reference = reference.attr("dtype", DType::F32).name("v").output().unwrap();
+    let e = lossless(&reference).unwrap_err();
+    assert!(e.message().contains("v:0") && e.message().contains("reference"), "{e}");
 }

@@ -5,6 +5,7 @@ mod cluster;
 
 use std::time::{Duration, Instant};
 
+use actorflow::cluster::{ClusterInfo, TaskName};
 use actorflow::{Code, DType, Graph, GraphVariables, Output, Tensor};
 use cluster::relay::Weather;
 use cluster::{Cluster, doubled, on_ps};
@@ -102,6 +103,69 @@ fn a_partition_is_an_error_that_names_the_task_and_heals() {
 fn a_partition_of_one_way_is_noticed_too() {
     partition(true, false);
     partition(false, true);
+}
+
+/// The way to the parameter server is cut while a step waits for it, and the error says what for.
+fn cut_in_a_step(inward: bool, outward: bool) {
+    let c = Cluster::behind_relays(TASKS, Weather::default());
+    let g = Graph::new();
+    let head = {
+        let _ps = g.device_scope("/job:ps/task:0");
+        let types = || vec![DType::F32];
+        let queue = g.op("FIFOQueueV2").attr("component_types", types()).output().unwrap();
+        let head = g.op("QueueDequeueV2").input(&queue).attr("component_types", types());
+        head.name("head").output().unwrap()
+    };
+    let (last, near) = {
+        let _worker = g.device_scope("/job:worker/task:0");
+        let last = g.op("Neg").input(&head).name("last").output().unwrap();
+        (last, g.constant([3f32]).unwrap().square().unwrap())
+    };
+    let s = c.session(&g, 1);
+    let info = ClusterInfo::connect(&c.servers[1].target(), &c.client()).unwrap();
+    let waits = |job: &str| {
+        let task = TaskName::new(job, 0).unwrap();
+        info.steps(&task).is_ok_and(|steps| steps.iter().any(|s| s.waiting))
+    };
+    let (e, cut, ended) = std::thread::scope(|scope| {
+        let run = scope.spawn(|| (s.run(&[], &[&last]).unwrap_err(), Instant::now()));
+        let until = Instant::now() + Duration::from_secs(60);
+        while !(waits("ps") && waits("worker")) {
+            assert!(Instant::now() < until && !run.is_finished(), "the step does not begin");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let cut = Instant::now();
+        c.relays.iter().for_each(|r| r.close(inward, outward));
+        let (e, ended) = run.join().unwrap();
+        (e, cut, ended)
+    });
+    assert_eq!((e.code(), e.task()), (Code::Unavailable, Some("/job:ps/task:0")), "{e}");
+    let said = e.to_string();
+    let incarnation = format!("incarnation {}", c.servers[0].incarnation());
+    for part in ["/job:ps/task:0", &incarnation, "step ", "waits for", "head:0"] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    // Five seconds of silence, and one to say so.
+    assert!(ended - cut <= Duration::from_secs(6), "{:?}", ended - cut);
+    // What does not need the other one works meanwhile, and all does when the way is open.
+    assert_eq!(s.run(&[], &[&near]).unwrap()[0], Tensor::from([9f32]));
+    c.relays.iter().for_each(|r| r.close(false, false));
+    let e = s
+        .runner()
+        .fetch(&last)
+        .timeout(Duration::from_secs(2))
+        .run()
+        .unwrap_err();
+    assert_eq!(e.code(), Code::DeadlineExceeded, "the queue is still empty: {e}");
+}
+
+#[test]
+fn a_way_that_is_cut_in_a_step_is_an_error_that_names_task_run_and_edge() {
+    std::thread::scope(|scope| {
+        for (inward, outward) in [(true, true), (true, false), (false, true)] {
+            scope.spawn(move || cut_in_a_step(inward, outward));
+        }
+    });
 }
 
 #[test]

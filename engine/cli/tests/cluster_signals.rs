@@ -135,6 +135,40 @@ fn a_task_that_dies_or_stands_still_is_named_after_the_silence_and_sessions_go_o
     });
 }
 
+/// What happens when the way to a parameter server is cut in a step: what goes to it, what comes from it, or both.
+fn cut(inward: bool, outward: bool) {
+    let real = free_addr();
+    let relay = Relay::start(real.parse().unwrap(), Weather::default(), 1);
+    let daemons = Daemons::at([("ps", 0, relay.addr().to_string()), ("worker", 0, free_addr())]);
+    let running = [
+        daemons.start("ps", 0, &["--bind", &real]),
+        daemons.start("worker", 0, &[]),
+    ];
+    let both = [task("ps", 0), task("worker", 0)];
+    let pair = Pair { daemons, both, running };
+    let (g, y) = hanging();
+    let (session, info) = pair.session(&g);
+    let name = pair.both[0].clone();
+    let incarnation = info.task(&name).unwrap().incarnation;
+    let failed = fails(&session, &y, &info, &pair.both, || relay.close(inward, outward));
+    names_all(&failed, &name, incarnation, SILENCE);
+    relay.close(false, false);
+    let again = fails(&session, &y, &info, &pair.both, || {
+        let step = info.steps(&name).unwrap()[0].step;
+        info.cancel(&name, step, "enough").unwrap();
+    });
+    assert_eq!(again.error.code(), Code::Cancelled, "{}", again.error);
+}
+
+#[test]
+fn a_task_whose_way_is_cut_in_a_step_is_named_after_the_silence_and_sessions_go_on_when_it_is_open() {
+    std::thread::scope(|scope| {
+        for (inward, outward) in [(true, true), (true, false), (false, true)] {
+            scope.spawn(move || cut(inward, outward));
+        }
+    });
+}
+
 #[test]
 fn absent_tasks_are_listed_in_time_and_only_by_runs_that_need_them() {
     let daemons = Daemons::new(&[("ps", 0), ("worker", 0), ("worker", 1)]);

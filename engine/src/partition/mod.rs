@@ -41,8 +41,8 @@ pub(crate) struct Site {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct DivideOptions {
     /// Single-precision tensors cross processes as bfloat16: half the bytes, 8 instead of 24 bits of mantissa
-    /// (TensorFlow white paper, §5.5). Off unless asked for; a node's attribute `_lossy` (a bool) decides for its own
-    /// outputs.
+    /// (TensorFlow white paper, §5.5). Off unless asked for; a node's attribute `_lossy` (a bool), which
+    /// [`lossy`](crate::placement::lossy) sets, decides for its own outputs.
     pub(crate) lossy: bool,
 }
 

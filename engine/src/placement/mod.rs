@@ -16,6 +16,7 @@ mod cost;
 mod demands;
 mod estimate;
 mod groups;
+mod lossy;
 mod replica;
 mod simulate;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 pub use actorflow_core::device_name::{DeviceName, TaskName};
 pub use actorflow_core::graph::NodeSummary;
 pub use cost::{CostModel, Link};
+pub use lossy::{lossless, lossy};
 pub use replica::{PsStrategy, parameter_devices, replica_device_setter};
 
 use std::collections::HashSet;

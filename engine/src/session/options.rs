@@ -33,6 +33,7 @@ pub struct SessionOptions {
     /// What nodes cost, for [`Free::CostModel`]; estimates from shapes alone if there is none.
     pub costs: Option<Arc<CostModel>>,
     /// Send single-precision tensors between processes as bfloat16: half the bytes, and 8 of 24 bits of the mantissa.
+    /// [`lossy`](crate::placement::lossy) and [`lossless`](crate::placement::lossless) decide for single tensors.
     pub lossy_edges: bool,
     /// Of a cluster's tasks, those that the session uses: `/job:ps`, `/job:worker/task:0`. All, if there are none.
     pub device_filters: Vec<String>,

@@ -60,9 +60,15 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start<A: AsRef<str>>(args: &[A]) -> Running {
+        Running::start_in(&[], args)
+    }
+
+    /// Starts the command with these variables in its environment.
+    pub(crate) fn start_in<A: AsRef<str>>(variables: &[(&str, &str)], args: &[A]) -> Running {
         let mut child = Command::new(ACTORFLOW)
             .args(args.iter().map(|a| a.as_ref()))
             .env_remove("TF_CONFIG")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -241,10 +247,7 @@ impl Daemons {
 
     /// Starts a task and waits until it is ready.
     pub(crate) fn start(&self, job: &str, index: u32, more: &[&str]) -> Running {
-        let subject = format!("task/{job}/{index}");
-        let home = self.dir.path().join(subject.replace('/', "-"));
-        let identity = self.authority.issue(subject.parse().unwrap(), self.ttl).unwrap();
-        identity.with_revocations(&Revocations::none()).save(&home).unwrap();
+        let home = self.home(job, index);
         let (spec, index) = (self.spec.to_json(), index.to_string());
         let args = [
             "daemon",
@@ -262,6 +265,15 @@ impl Daemons {
         let daemon = Running::start(&[&args[..], more].concat());
         daemon.line("ready ");
         daemon
+    }
+
+    /// A folder with a task's identity, good for so long.
+    pub(crate) fn home(&self, job: &str, index: u32) -> PathBuf {
+        let subject = format!("task/{job}/{index}");
+        let home = self.dir.path().join(subject.replace('/', "-"));
+        let identity = self.authority.issue(subject.parse().unwrap(), self.ttl).unwrap();
+        identity.with_revocations(&Revocations::none()).save(&home).unwrap();
+        home
     }
 
     pub(crate) fn client(&self) -> ConnectOptions {
