@@ -7,15 +7,19 @@
 //! process would run. docs/parallel.md has TensorFlow's text beside it.
 
 use std::net::UdpSocket;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actorflow::cluster::identity::{Authority, Identity, Subject};
 use actorflow::cluster::{ClusterSpec, Server, ServerOptions, TaskName};
+use actorflow::train::monitored::MonitoredSession;
+use actorflow::train::monitored::hooks::{CheckpointSaverHook, Every, NanTensorHook, StopAtStepHook};
 use actorflow::train::optimizer::GradientDescent;
 use actorflow::train::parallel::{Model, Replica, ReplicaOptions, Strategy};
-use actorflow::{DType, Error, Graph, GraphVariables, Result, Session, SessionOptions, Tensor};
+use actorflow::{Code, DType, Error, Graph, GraphVariables, Result, Session, SessionOptions, Tensor};
 
-const STEPS: u64 = 200;
+const STEPS: i64 = 200;
 
 fn model(g: &Graph) -> Result<Model> {
     let x = g.placeholder("x", DType::F32, [None])?;
@@ -31,15 +35,20 @@ fn model(g: &Graph) -> Result<Model> {
 }
 
 /// What the process of a task runs; a worker gives what it has learnt, and its server, which others may still need: under
-/// allreduce each worker adds up gradients for all.
+/// allreduce each worker adds up gradients for all. The chief saves checkpoints to `dir`, from which the training goes on
+/// when a server has lost its values.
 fn task(
     spec: &ClusterSpec,
     job: &str,
     index: u32,
     identity: Identity,
     strategy: Strategy,
-) -> Result<(Server, Vec<f32>)> {
-    let server = Server::start(ServerOptions::new(spec.clone(), TaskName::new(job, index)?, identity))?;
+    dir: &Path,
+) -> Result<(Arc<Server>, Vec<f32>)> {
+    let server = Arc::new(Server::start(ServerOptions {
+        directories: vec![dir.display().to_string()],
+        ..ServerOptions::new(spec.clone(), TaskName::new(job, index)?, identity)
+    })?);
     if job == "ps" {
         server.join();
         return Ok((server, Vec::new()));
@@ -52,13 +61,29 @@ fn task(
     options.workers = names("worker", workers);
 
     let g = Graph::new();
-    let mut replica = Replica::build(&g, GradientDescent::new(0.1).into(), options, model)?;
-    let session = Session::on(&g, &server, SessionOptions::default())?;
-    replica.start(&session)?;
-    for step in 0..STEPS {
+    let replica = Replica::build(&g, GradientDescent::new(0.1).into(), options, model)?;
+    let (loss, checkpoints) = (replica.loss().clone(), dir.display().to_string());
+    let of_sessions = server.clone();
+    let mut session = MonitoredSession::for_replica(replica)
+        .sessions(move |g| Session::on(g, &of_sessions, SessionOptions::default()))
+        .checkpoint_dir(&checkpoints)
+        .chief_hook(CheckpointSaverHook::new(&checkpoints, Every::Steps(100)))
+        .hook(StopAtStepHook::last_step(STEPS))
+        .hook(NanTensorHook::new(&loss))
+        .build()?;
+    let mut learnt = Vec::new();
+    for step in 0.. {
+        if session.should_stop() {
+            break;
+        }
         let x: Vec<f32> = (0..8).map(|i| ((step + i) % 8) as f32 / 4.0 - 1.0).collect();
         let y: Vec<f32> = x.iter().map(|x| 2.0 * x + 1.0).collect();
-        let report = replica.step(&[Tensor::vector(&x), Tensor::vector(&y)])?;
+        let report = match session.step(&[Tensor::vector(&x), Tensor::vector(&y)]) {
+            Ok(report) => report,
+            // The others have taken the last step, and left.
+            Err(e) if e.code() == Code::OutOfRange => break,
+            Err(e) => return Err(e),
+        };
         if step % 50 == 0 {
             println!(
                 "worker {index}, global step {}: loss {:.6}, {} updates old",
@@ -66,8 +91,10 @@ fn task(
             );
         }
     }
-    let learnt = replica.parameters()?;
-    replica.leave()?;
+    if let Some(replica) = session.replica() {
+        learnt = replica.parameters()?;
+    }
+    session.close()?;
     let learnt = learnt.iter().map(|(_, t)| t.to_scalar::<f32>());
     Ok((server, learnt.collect::<Result<_>>()?))
 }
@@ -89,15 +116,17 @@ fn main() -> Result<()> {
         };
         authority.issue(subject, Duration::from_secs(3600))
     };
+    let dir = std::env::temp_dir().join(format!("worker_ps-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
     let servers = {
-        let (spec, identity) = (spec.clone(), identity("ps", 0)?);
-        std::thread::spawn(move || task(&spec, "ps", 0, identity, strategy))
+        let (spec, identity, dir) = (spec.clone(), identity("ps", 0)?, dir.clone());
+        std::thread::spawn(move || task(&spec, "ps", 0, identity, strategy, &dir))
     };
     let mut workers = Vec::new();
     for index in 0..2 {
-        let (spec, identity) = (spec.clone(), identity("worker", index)?);
+        let (spec, identity, dir) = (spec.clone(), identity("worker", index)?, dir.clone());
         workers.push(std::thread::spawn(move || {
-            task(&spec, "worker", index, identity, strategy)
+            task(&spec, "worker", index, identity, strategy, &dir)
         }));
     }
     let panicked = |_| Error::internal("a task panicked");
@@ -105,6 +134,7 @@ fn main() -> Result<()> {
     for worker in workers {
         done.push(worker.join().map_err(panicked)??);
     }
+    std::fs::remove_dir_all(&dir)?;
     for (_, learnt) in &done {
         println!("y = {:.3} x + {:.3}", learnt[0], learnt[1]);
         if (learnt[0] - 2.0).abs() > 0.05 || (learnt[1] - 1.0).abs() > 0.05 {

@@ -274,7 +274,7 @@ impl Session {
         }
     }
 
-    fn backend(&self) -> &Backend {
+    pub(crate) fn backend(&self) -> &Backend {
         &self.0.backend
     }
 

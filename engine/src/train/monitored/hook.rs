@@ -46,6 +46,11 @@ impl RunArgs {
         self
     }
 
+    /// Whether nothing is asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.feeds.is_empty() && self.fetches.is_empty() && self.targets.is_empty() && !self.trace
+    }
+
     /// Asks when each node ran.
     pub fn traced(mut self) -> RunArgs {
         self.trace = true;

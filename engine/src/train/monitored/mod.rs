@@ -1,6 +1,8 @@
 //! Sessions that are made ready, watched, and made anew after failures: the loop of a training.
 //!
 //! - [`MonitoredSession`]: initialises or restores before the first run, calls hooks around each, recovers
+//! - [`MonitoredSession::for_replica`]: the same around the steps of a replica, under any strategy of
+//!   [`parallel`](super::parallel)
 //! - [`Scaffold`]: the operations that this takes; by default they are made of the graph's variables
 //! - [`SessionHook`]: what hooks are; [`hooks`] has those of a usual training
 //!
@@ -37,6 +39,8 @@ mod runs;
 pub mod scaffold;
 
 #[cfg(test)]
+mod replica_tests;
+#[cfg(test)]
 mod tests;
 
 pub use hook::{RunArgs, RunContext, RunValues, SessionHook, Setup};
@@ -51,6 +55,7 @@ use actorflow_core::{Code, Error, Graph, Operation, Output, Result, Tensor};
 
 use self::ready::{Preparer, recoverable};
 use super::coordinator::Coordinator;
+use super::parallel::{Replica, StepReport};
 use super::queue_runner::start_queue_runners;
 use crate::session::Session;
 
@@ -74,6 +79,7 @@ pub struct MonitoredBuilder {
     hooks: Vec<(bool, Box<dyn SessionHook>)>,
     max_recoveries: usize,
     queue_runners: bool,
+    replica: Option<Replica>,
 }
 
 impl MonitoredBuilder {
@@ -156,6 +162,7 @@ impl MonitoredBuilder {
             hooks,
             max_recoveries,
             queue_runners,
+            replica,
         } = self;
         let worker = preparer.role == Role::Worker;
         let mine = hooks.into_iter().filter(|(chiefs, _)| !(*chiefs && worker));
@@ -170,6 +177,7 @@ impl MonitoredBuilder {
             hooks,
             max_recoveries,
             queue_runners,
+            replica,
             live: None,
             stop: false,
             recoveries: 0,
@@ -198,6 +206,7 @@ pub struct MonitoredSession {
     hooks: Vec<Box<dyn SessionHook>>,
     max_recoveries: usize,
     queue_runners: bool,
+    replica: Option<Replica>,
     live: Option<Live>,
     stop: bool,
     recoveries: usize,
@@ -220,7 +229,24 @@ impl MonitoredSession {
             hooks: Vec::new(),
             max_recoveries: 10,
             queue_runners: true,
+            replica: None,
         }
+    }
+
+    /// Starts describing a session that drives a replica, whose steps hooks watch as they do runs; replica 0 is the chief.
+    ///
+    /// The chief initialises or restores before the training begins, and the others wait for it; all of them join it
+    /// ([`Replica::start`]), and leave it when they [`close`](Self::close). A [`step`](Self::step) of which a task was lost is
+    /// repeated in a new session. If a parameter server has come back without values, the chief restores the latest
+    /// checkpoint into all of them, so that everybody goes on from there; while all values are there, nothing is restored.
+    pub fn for_replica(replica: Replica) -> MonitoredBuilder {
+        let role = match replica.options().replica {
+            0 => Role::Chief,
+            _ => Role::Worker,
+        };
+        let mut builder = MonitoredSession::builder(replica.graph()).role(role);
+        builder.replica = Some(replica);
+        builder
     }
 
     /// Whether the training is to end: a hook said so, the input has ended, or a thread that fills queues failed.
@@ -284,6 +310,30 @@ impl MonitoredSession {
         })
     }
 
+    /// One step of the replica ([`Replica::step`]), with what hooks ask for. Of a batch that is computed in parts, hooks see
+    /// the means of floats, and else the last part.
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` unless the session is [of a replica](Self::for_replica); as [`Replica::step`] and what hooks
+    /// say. `OUT_OF_RANGE` means that too few replicas remain, after which [`should_stop`](Self::should_stop) holds.
+    /// `ABORTED` and `UNAVAILABLE` only after the most recoveries in a row.
+    pub fn step(&mut self, batch: &[Tensor]) -> Result<StepReport> {
+        if self.replica.is_none() {
+            return Err(Error::failed_precondition(
+                "the session drives no replica: make it by MonitoredSession::for_replica, or call run",
+            ));
+        }
+        self.recovering(|s| {
+            s.revive()?;
+            s.attempt_step(batch)
+        })
+    }
+
+    /// The replica that it drives, if it does.
+    pub fn replica(&self) -> Option<&Replica> {
+        self.replica.as_ref()
+    }
+
     /// Takes steps until the training is to end, then [closes](Self::close). The end of the input is no error.
     ///
     /// # Errors
@@ -310,6 +360,14 @@ impl MonitoredSession {
         for hook in &mut self.hooks {
             outcome = outcome.and(hook.end(&live.session));
         }
+        if let Some(replica) = &mut self.replica {
+            // Whoever is gone already waits for nobody.
+            outcome = outcome.and(
+                replica
+                    .leave()
+                    .or_else(|e| if recoverable(&e) { Ok(()) } else { Err(e) }),
+            );
+        }
         live.threads.request_stop();
         outcome.and(live.threads.join(THREADS_END))
     }
@@ -319,7 +377,10 @@ impl MonitoredSession {
         if self.live.is_some() {
             return Ok(());
         }
-        let session = self.preparer.session(&self.scaffold)?;
+        let session = match &mut self.replica {
+            None => self.preparer.session(&self.scaffold)?,
+            Some(replica) => self.preparer.joined(&self.scaffold, replica)?,
+        };
         let threads = Coordinator::new();
         if self.queue_runners {
             start_queue_runners(&session, &threads)?;
@@ -346,7 +407,7 @@ impl MonitoredSession {
         loop {
             let e = match work(self) {
                 Ok(x) => return Ok(x),
-                Err(e) if recoverable(&e) => e,
+                Err(e) if self.survives(&e) => e,
                 Err(e) => return Err(e),
             };
             if let Some(live) = self.live.take() {
@@ -365,22 +426,68 @@ impl MonitoredSession {
         }
     }
 
+    /// Whether what failed may succeed in a new session.
+    fn survives(&self, e: &Error) -> bool {
+        let asked_to_stop = || self.live.as_ref().is_some_and(|l| l.threads.should_stop());
+        match (&self.replica, e.code()) {
+            // The chief has begun the training anew meanwhile.
+            (Some(_), Code::Cancelled) => !asked_to_stop(),
+            (Some(replica), Code::FailedPrecondition) => self.live.is_some() && replica.has_lost_values(),
+            _ => recoverable(e),
+        }
+    }
+
+    /// One step of the replica in the session at present.
+    fn attempt_step(&mut self, batch: &[Tensor]) -> Result<StepReport> {
+        let (Some(live), Some(replica)) = (&self.live, &mut self.replica) else {
+            return Err(Error::internal("there is no session to take a step in"));
+        };
+        let inputs = replica.inputs().iter().cloned();
+        let args = RunArgs {
+            feeds: inputs.zip(batch.iter().cloned()).collect(),
+            ..RunArgs::default()
+        };
+        let context = RunContext::new(&live.session, &args);
+        let handle = live.threads.handle();
+        let mut report = None;
+        let outcome = runs::watched(&context, &mut self.hooks, |mut all| {
+            all.feeds.drain(..args.feeds.len());
+            let (done, beside) = replica.step_beside(batch, &all, handle.token())?;
+            report = Some(done);
+            Ok((beside.values, beside.trace))
+        });
+        self.stop |= context.stop_requested();
+        match outcome {
+            Ok(_) => report.ok_or_else(|| Error::internal("a step gave no report")),
+            Err(e) => Err(self.explained(e)),
+        }
+    }
+
     /// One run in the session at present.
     fn attempt(&mut self, args: &RunArgs) -> Result<Vec<Tensor>> {
         let Some(live) = &self.live else {
             return Err(Error::internal("there is no session to run in"));
         };
         let context = RunContext::new(&live.session, args);
-        let outcome = runs::watched(&context, &mut self.hooks, live.threads.handle().token());
+        let handle = live.threads.handle();
+        let outcome = runs::watched(&context, &mut self.hooks, |all| {
+            runs::in_session(&live.session, all, handle.token())
+        });
         self.stop |= context.stop_requested();
-        outcome.map_err(|e| {
-            let e = match live.threads.should_stop() && matches!(e.code(), Code::Cancelled | Code::OutOfRange) {
-                true => thread_error(&live.threads).unwrap_or(e),
-                false => e,
-            };
-            self.stop |= e.code() == Code::OutOfRange;
-            e
-        })
+        outcome.map_err(|e| self.explained(e))
+    }
+
+    /// The error of a run, or why the threads ended if that is what it follows from. The end of the input is noted.
+    fn explained(&mut self, e: Error) -> Error {
+        let ended = self.live.as_ref().filter(|l| l.threads.should_stop());
+        let e = match ended {
+            Some(live) if matches!(e.code(), Code::Cancelled | Code::OutOfRange) => {
+                thread_error(&live.threads).unwrap_or(e)
+            }
+            _ => e,
+        };
+        self.stop |= e.code() == Code::OutOfRange;
+        e
     }
 }
 

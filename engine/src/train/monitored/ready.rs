@@ -7,6 +7,7 @@ use actorflow_core::{Code, Error, Graph, Output, Result};
 
 use super::scaffold::{Scaffold, texts};
 use crate::session::Session;
+use crate::train::parallel::Replica;
 use crate::train::saver::latest_checkpoint;
 
 /// Makes a session of a graph: a local one, or one of a cluster.
@@ -66,9 +67,42 @@ impl Preparer {
         }
     }
 
-    fn lead(&self, scaffold: &Scaffold) -> Result<Session> {
+    /// A session in which a replica takes part in its training. If the variables have no values, the chief initialises or
+    /// restores them first, and the others wait until it has.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session); what joining says.
+    pub(super) fn joined(&self, scaffold: &Scaffold, replica: &mut Replica) -> Result<Session> {
+        let chief = self.role == Role::Chief;
+        if !chief {
+            self.check_local(scaffold)?;
+        }
         let until = self.until();
         let session = (self.create)(&self.graph)?;
+        let mut filled = false;
+        replica.start_until(&session, until, |session| {
+            filled = true;
+            self.fill(session, scaffold, until)
+        })?;
+        match &scaffold.local_init {
+            // What is the client's own. A chief that comes back must not set the others back.
+            Some(op) if !filled => {
+                self.check_local(scaffold)?;
+                session.runner().deadline(until).target(op).run()?;
+            }
+            _ => {}
+        }
+        Ok(session)
+    }
+
+    fn lead(&self, scaffold: &Scaffold) -> Result<Session> {
+        let session = (self.create)(&self.graph)?;
+        self.fill(&session, scaffold, self.until())?;
+        Ok(session)
+    }
+
+    /// Initialises or restores.
+    fn fill(&self, session: &Session, scaffold: &Scaffold, until: Instant) -> Result<()> {
         let runner = || session.runner().deadline(until);
         match (self.source()?, &scaffold.saver) {
             (Some(path), Some(saver)) => {
@@ -79,7 +113,7 @@ impl Preparer {
                 if let Some(dir) = &self.checkpoint_dir {
                     saver.recover(dir)?;
                 }
-                let restored = saver.restore(&session, &path);
+                let restored = saver.restore(session, &path);
                 restored.map_err(|e| e.context(format!("the checkpoint {path} cannot be restored")))?;
             }
             (Some(path), None) => {
@@ -100,12 +134,12 @@ impl Preparer {
                     r.run()?;
                 }
                 if let Some(f) = &scaffold.init_fn {
-                    f(&session)?;
+                    f(session)?;
                 }
             }
         }
-        match missing(&session, scaffold.ready.as_ref(), until)? {
-            names if names.is_empty() => Ok(session),
+        match missing(session, scaffold.ready.as_ref(), until)? {
+            names if names.is_empty() => Ok(()),
             names => Err(Error::failed_precondition(format!(
                 "after initialisation these variables are still not initialised: {}; the init operation must cover \
                  them, or the checkpoint hold them",
@@ -114,13 +148,19 @@ impl Preparer {
         }
     }
 
-    fn follow(&self, scaffold: &Scaffold) -> Result<Session> {
-        if let Some(name) = scaffold.overwritten(&self.graph)? {
-            return Err(Error::invalid(format!(
+    /// Fails if initialising what is the client's own would set back what it shares.
+    fn check_local(&self, scaffold: &Scaffold) -> Result<()> {
+        match scaffold.overwritten(&self.graph)? {
+            None => Ok(()),
+            Some(name) => Err(Error::invalid(format!(
                 "a local variable starts from the initial value of {name}: a worker that initialises the one would set \
                  the other back; start the local variable from a constant"
-            )));
+            ))),
         }
+    }
+
+    fn follow(&self, scaffold: &Scaffold) -> Result<Session> {
+        self.check_local(scaffold)?;
         let until = self.until();
         let mut session = None;
         self.wait(&mut session, scaffold.ready_for_local_init.as_ref(), until)?;

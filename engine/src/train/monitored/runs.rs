@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use actorflow_actors::exec::Trace;
 use actorflow_core::cancel::CancelToken;
 use actorflow_core::graph::OutputRef;
 use actorflow_core::{Error, Output, Result, Tensor};
 
 use super::hook::{RunArgs, RunContext, RunValues, SessionHook};
+use crate::session::Session;
 
 /// What everybody asks for, as one run.
 #[derive(Default)]
@@ -52,14 +54,40 @@ fn chosen(values: &[Tensor], places: &[usize]) -> Result<Vec<Tensor>> {
     all.ok_or_else(|| Error::internal("a run gave fewer values than were fetched"))
 }
 
-/// Runs what the program asks for with what the hooks add; the program's values.
+/// Runs something in a session: the values, and when each node ran if that is asked for.
+///
+/// # Errors
+/// As [`Session::run`].
+pub(super) fn in_session(
+    session: &Session,
+    args: RunArgs,
+    cancel: &CancelToken,
+) -> Result<(Vec<Tensor>, Option<Trace>)> {
+    let mut runner = session.runner().cancel(cancel);
+    for (output, value) in args.feeds {
+        runner = runner.feed(&output, value);
+    }
+    for fetch in &args.fetches {
+        runner = runner.fetch(fetch);
+    }
+    for target in &args.targets {
+        runner = runner.target(target);
+    }
+    match args.trace {
+        true => runner.run_traced().map(|(v, t)| (v, Some(t))),
+        false => Ok((runner.run()?, None)),
+    }
+}
+
+/// Runs, by `run`, what the program asks for with what the hooks add; the program's values. Of what `run` is given to feed,
+/// the program's feeds come first.
 ///
 /// # Errors
 /// What a hook or the run says; `INVALID_ARGUMENT` if a tensor is fed twice.
 pub(super) fn watched(
     context: &RunContext<'_>,
     hooks: &mut [Box<dyn SessionHook>],
-    cancel: &CancelToken,
+    run: impl FnOnce(RunArgs) -> Result<(Vec<Tensor>, Option<Trace>)>,
 ) -> Result<Vec<Tensor>> {
     let mut joined = Joined::default();
     let own = joined.add(context.args())?;
@@ -70,26 +98,7 @@ pub(super) fn watched(
             None => Vec::new(),
         });
     }
-    let RunArgs {
-        feeds,
-        fetches,
-        targets,
-        trace,
-    } = joined.args;
-    let mut runner = context.session().runner().cancel(cancel);
-    for (output, value) in feeds {
-        runner = runner.feed(&output, value);
-    }
-    for fetch in &fetches {
-        runner = runner.fetch(fetch);
-    }
-    for target in &targets {
-        runner = runner.target(target);
-    }
-    let (values, trace) = match trace {
-        true => runner.run_traced().map(|(v, t)| (v, Some(t)))?,
-        false => (runner.run()?, None),
-    };
+    let (values, trace) = run(joined.args)?;
     for (hook, places) in hooks.iter_mut().zip(&theirs) {
         let values = RunValues {
             values: chosen(&values, places)?,

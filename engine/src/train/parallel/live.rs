@@ -10,7 +10,8 @@ use actorflow_kernels::ops::agreement::mean;
 
 use super::replica::{Nodes, Point};
 use super::{ReplicaOptions, StepReport, Strategy};
-use crate::{Callable, Session};
+use crate::train::monitored::RunArgs;
+use crate::{Callable, Session, Trace};
 
 /// What the last output of an `AgreeApply` says.
 #[derive(Debug, Clone, Copy)]
@@ -41,12 +42,72 @@ impl Info {
 /// How long asking who is missing may take.
 const ASKING: Duration = Duration::from_secs(2);
 
+/// What was asked for beside a step: values, and when each node ran.
+#[derive(Default)]
+pub(crate) struct Beside {
+    pub(crate) values: Vec<Tensor>,
+    pub(crate) trace: Option<Trace>,
+}
+
+/// A run that is compiled, and of what.
+struct Run {
+    callable: Callable,
+    feeds: Vec<Output>,
+    fetches: Vec<Output>,
+}
+
+impl Run {
+    fn new(session: &Session, feeds: &[&Output], fetches: &[&Output]) -> Result<Run> {
+        let owned = |list: &[&Output]| list.iter().map(|o| (*o).clone()).collect();
+        Ok(Run {
+            callable: session.callable(feeds, fetches, &[])?,
+            feeds: owned(feeds),
+            fetches: owned(fetches),
+        })
+    }
+
+    /// Its values, and those of what is asked for beside.
+    fn run(
+        &self,
+        session: &Session,
+        values: Vec<Tensor>,
+        beside: &RunArgs,
+        deadline: Instant,
+        cancel: Option<&CancelToken>,
+    ) -> Result<(Vec<Tensor>, Beside)> {
+        if beside.is_empty() {
+            let own = self.callable.call_unless(&values, Some(deadline), cancel)?;
+            return Ok((own, Beside::default()));
+        }
+        let mut runner = session.runner().deadline(deadline);
+        if let Some(cancel) = cancel {
+            runner = runner.cancel(cancel);
+        }
+        let given = beside.feeds.iter().map(|(o, t)| (o, t.clone()));
+        for (output, value) in self.feeds.iter().zip(values).chain(given) {
+            runner = runner.feed(output, value);
+        }
+        for fetch in self.fetches.iter().chain(&beside.fetches) {
+            runner = runner.fetch(fetch);
+        }
+        for target in &beside.targets {
+            runner = runner.target(target);
+        }
+        let (mut own, trace) = match beside.trace {
+            true => runner.run_traced().map(|(v, t)| (v, Some(t)))?,
+            false => (runner.run()?, None),
+        };
+        let values = own.split_off(self.fetches.len());
+        Ok((own, Beside { values, trace }))
+    }
+}
+
 pub(super) struct Live {
     session: Session,
     /// A whole step, or from the gradients on.
-    step: Callable,
+    step: Run,
     /// Loss, metrics and gradients, if a step computes its batch in parts.
-    parts: Option<Callable>,
+    parts: Option<Run>,
     pull: Callable,
     join: Callable,
     /// The number of the next push, the round, and the version of each shard's values.
@@ -80,9 +141,9 @@ impl Live {
         session: &Session,
         nodes: &Nodes,
         options: &ReplicaOptions,
+        deadline: Instant,
         initialize: impl FnOnce(&Session) -> Result<()>,
     ) -> Result<Live> {
-        let deadline = Instant::now() + options.deadline;
         let tags: Vec<&Output> = nodes.shards.iter().map(|s| &s.tag).collect();
         let all_tags: Vec<&Output> = tags
             .iter()
@@ -109,13 +170,13 @@ impl Live {
             1 => {
                 let feeds: Vec<&Output> = inputs.iter().chain(&all_tags).copied().collect();
                 let fetches: Vec<&Output> = computed.iter().chain(&after).copied().collect();
-                (session.callable(&feeds, &fetches, &[])?, None)
+                (Run::new(session, &feeds, &fetches)?, None)
             }
             _ => {
                 let fetches: Vec<&Output> = computed.iter().chain(&gradients).copied().collect();
-                let parts = session.callable(&inputs, &fetches, &[])?;
+                let parts = Run::new(session, &inputs, &fetches)?;
                 let feeds: Vec<&Output> = gradients.iter().chain(&all_tags).copied().collect();
-                (session.callable(&feeds, &after, &[])?, Some(parts))
+                (Run::new(session, &feeds, &after)?, Some(parts))
             }
         };
         let pull_feeds: Vec<&Output> = std::iter::once(&nodes.decision).chain(tags).collect();
@@ -146,6 +207,9 @@ impl Live {
     }
 
     fn begin(&self, nodes: &Nodes, ops: &[Operation], version: u64, deadline: Instant) -> Result<()> {
+        if ops.is_empty() {
+            return Ok(());
+        }
         let mut run = self.session.runner().deadline(deadline);
         run = run.feed(&nodes.version, Tensor::scalar(number(version)));
         for op in ops {
@@ -154,9 +218,30 @@ impl Live {
         run.run().map(drop)
     }
 
-    fn is_ready(&self, report: &[Output], deadline: Instant) -> Result<bool> {
-        let run = self.session.runner().deadline(deadline).fetch(&report[0]);
-        run.run()?[0].to_scalar::<bool>()
+    /// For each shard, how many updates its variables have had; `None` if they have no values.
+    fn known(&self, nodes: &Nodes, deadline: Instant) -> Result<Vec<Option<u64>>> {
+        let own = nodes.reports.len() - nodes.shards.len();
+        let mut run = self.session.runner().deadline(deadline);
+        for report in &nodes.reports[own..] {
+            run = run.fetch(&report[0]).fetch(&report[1]);
+        }
+        let said = run.run()?;
+        let one = |pair: &[Tensor]| {
+            let version = u64::try_from(pair[1].to_scalar::<i64>()?).unwrap_or(0);
+            Ok(pair[0].to_scalar::<bool>()?.then_some(version))
+        };
+        said.chunks_exact(2).map(one).collect()
+    }
+
+    /// Whether a server has lost its values since this replica has had some of it, or cannot be asked.
+    pub(super) fn has_lost_values(&self, nodes: &Nodes) -> bool {
+        let Ok(known) = self.known(nodes, Instant::now() + ASKING) else {
+            return true;
+        };
+        known
+            .iter()
+            .zip(&self.versions)
+            .any(|(now, mine)| now.is_none_or(|v| v < *mine))
     }
 
     /// Sees to it that the variables have values, and that the others know.
@@ -167,17 +252,23 @@ impl Live {
         deadline: Instant,
         initialize: impl FnOnce(&Session) -> Result<()>,
     ) -> Result<()> {
-        let own = nodes.reports.len() - nodes.shards.len();
         let chief = options.replica == 0;
         if nodes.ring.is_none() && !chief {
             return Ok(());
         }
-        if self.is_ready(&nodes.reports[own], deadline)? {
+        let ready: Vec<bool> = self.known(nodes, deadline)?.iter().map(Option::is_some).collect();
+        if ready.iter().all(|r| *r) {
             return Ok(());
         }
         let Some(ring) = &nodes.ring else {
             initialize(&self.session)?;
-            return self.begin(nodes, &nodes.begin, 0, deadline);
+            // A server that has kept its values gives up what it knew, and before anybody can join everywhere.
+            for turn in [true, false] {
+                let ops = nodes.begin.iter().zip(&ready).filter(|(_, r)| **r == turn);
+                let ops: Vec<Operation> = ops.map(|(op, _)| op.clone()).collect();
+                self.begin(nodes, &ops, 0, deadline)?;
+            }
+            return Ok(());
         };
         let others_train = ring.is_in_training(&self.session);
         if chief && !others_train {
@@ -273,8 +364,9 @@ impl Live {
         nodes: &Nodes,
         options: &ReplicaOptions,
         batch: &[Tensor],
+        beside: &RunArgs,
         cancel: Option<&CancelToken>,
-    ) -> Result<StepReport> {
+    ) -> Result<(StepReport, Beside)> {
         if batch.len() != nodes.model.inputs.len() {
             return Err(Error::invalid(format!(
                 "a batch has a tensor for each of the model's {} inputs, got {}",
@@ -288,22 +380,36 @@ impl Live {
         }
         // Stays so unless everything below succeeds.
         self.failed = true;
-        let (computed, mut feeds) = match &self.parts {
+        let begun = Instant::now();
+        let nothing = RunArgs::new();
+        let (computed, mut feeds, with_step) = match &self.parts {
             None => {
                 let feeds = batch.iter().chain(&self.values).cloned().collect();
-                (None, feeds)
+                (None, feeds, beside)
             }
             Some(parts) => {
-                let (computed, gradients) = self.in_parts(parts, nodes, options, batch, deadline, cancel)?;
-                (Some(computed), gradients)
+                let (computed, gradients, got) =
+                    self.in_parts(parts, nodes, options, batch, beside, deadline, cancel)?;
+                (Some((computed, got)), gradients, &nothing)
             }
         };
         feeds.extend(self.tags(options));
         feeds.extend(self.bucket_tag(options));
-        let result = self.step.call_unless(&feeds, Some(deadline), cancel);
-        // The values that it keeps are the servers' to change once nobody else has them.
-        drop(feeds);
-        let mut outputs = self.waiting(nodes, options, result)?;
+        let args = match (beside.trace, with_step.trace) {
+            (true, false) => &RunArgs::new().traced(),
+            _ => with_step,
+        };
+        let before = begun.elapsed();
+        // The values that it keeps are the servers' to change once nobody else has them: the run takes the feeds.
+        let result = self.step.run(&self.session, feeds, args, deadline, cancel);
+        let (mut outputs, mut got) = self.waiting(nodes, options, result)?;
+        let computed = computed.map(|(computed, of_parts)| {
+            if let (Some(all), Some(last)) = (of_parts.trace, got.trace.take()) {
+                got.trace = Some(followed(all, last, before));
+            }
+            got.values = of_parts.values;
+            computed
+        });
         let computed = match computed {
             Some(computed) => computed,
             None => outputs.drain(..1 + nodes.model.metrics.len()).collect(),
@@ -316,27 +422,36 @@ impl Live {
         }
         self.push += 1;
         self.failed = false;
-        Ok(StepReport {
+        let report = StepReport {
             loss: float(&computed[0])?,
             metrics: computed[1..].to_vec(),
             global_step,
             applied: infos.iter().all(|i| i.counted),
             staleness: infos.iter().map(|i| i.staleness).max().unwrap_or(0),
-        })
+        };
+        Ok((report, got))
     }
 
-    /// Computes the parts of a batch one after the other: the means of loss and metrics, and those of the gradients.
+    /// Computes the parts of a batch one after the other: the means of loss and metrics, those of the gradients, and those of
+    /// what is asked for beside. Operations are run beside the last part only.
+    #[allow(clippy::too_many_arguments)]
     fn in_parts(
         &self,
-        parts: &Callable,
+        parts: &Run,
         nodes: &Nodes,
         options: &ReplicaOptions,
         batch: &[Tensor],
+        beside: &RunArgs,
         deadline: Instant,
         cancel: Option<&CancelToken>,
-    ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
+    ) -> Result<(Vec<Tensor>, Vec<Tensor>, Beside)> {
         let n = options.micro_batches;
         let mut results = Vec::with_capacity(n);
+        let (begun, mut trace) = (Instant::now(), beside.trace.then(Trace::default));
+        let early = RunArgs {
+            targets: Vec::new(),
+            ..beside.clone()
+        };
         for k in 0..n {
             let mut feeds = Vec::with_capacity(batch.len() + self.values.len());
             for t in batch {
@@ -349,7 +464,14 @@ impl Live {
                 });
             }
             feeds.extend(self.values.iter().cloned());
-            results.push(parts.call_unless(&feeds, Some(deadline), cancel)?);
+            let (args, before) = (if k + 1 == n { beside } else { &early }, begun.elapsed());
+            let (mut values, got) = parts.run(&self.session, feeds, args, deadline, cancel)?;
+            values.extend(got.values);
+            results.push(values);
+            trace = match (trace, got.trace) {
+                (Some(all), Some(part)) => Some(followed(all, part, before)),
+                (all, _) => all,
+            };
         }
         let pool = Pool::unbounded();
         let dense = |i: usize| {
@@ -377,7 +499,8 @@ impl Live {
                 }
             }
         }
-        Ok((computed, gradients))
+        let values = (at..at + beside.fetches.len()).map(dense).collect::<Result<_>>()?;
+        Ok((computed, gradients, Beside { values, trace }))
     }
 
     /// Says who was waited for in vain.
@@ -431,6 +554,16 @@ impl Live {
         }
         run.run().map(drop)
     }
+}
+
+/// A trace and then another one, which began so long after it.
+fn followed(mut all: Trace, next: Trace, after: Duration) -> Trace {
+    let after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+    all.nodes.extend(next.nodes.into_iter().map(|mut n| {
+        n.start_ns = n.start_ns.saturating_add(after);
+        n
+    }));
+    all
 }
 
 fn float(t: &Tensor) -> Result<f32> {

@@ -1,16 +1,19 @@
 //! One worker's graph of a model, and its steps.
 
+use std::time::Instant;
+
 use actorflow_core::cancel::CancelToken;
 use actorflow_core::gradient::{Grad, IndexedSlices};
 use actorflow_core::{DType, Error, Graph, Operation, Output, Result, Tensor};
 
 use super::buckets::{Buckets, exchange};
-use super::live::Live;
+use super::live::{Beside, Live};
 use super::ring::Ring;
 use super::shard::{Parts, Shard, Site, at};
 use super::{Model, ReplicaOptions, StepReport, Strategy};
 use crate::Session;
 use crate::placement::parameter_devices;
+use crate::train::monitored::RunArgs;
 use crate::train::optimizer::Optimizer;
 use crate::train::variable::{GraphVariables, Variable};
 
@@ -191,11 +194,39 @@ impl Replica {
     /// # Errors
     /// As [`start`](Self::start); what `initialize` returns.
     pub fn start_with(&mut self, session: &Session, initialize: impl FnOnce(&Session) -> Result<()>) -> Result<()> {
+        self.start_until(session, Instant::now() + self.options.deadline, initialize)
+    }
+
+    /// [`start_with`](Self::start_with) with a deadline of its own.
+    ///
+    /// # Errors
+    /// As [`start_with`](Self::start_with).
+    pub(crate) fn start_until(
+        &mut self,
+        session: &Session,
+        deadline: Instant,
+        initialize: impl FnOnce(&Session) -> Result<()>,
+    ) -> Result<()> {
         if !session.graph().same(&self.graph) {
             return Err(Error::invalid("the session is of another graph than the replica"));
         }
-        self.live = Some(Live::start(session, &self.nodes, &self.options, initialize)?);
+        self.live = Some(Live::start(session, &self.nodes, &self.options, deadline, initialize)?);
         Ok(())
+    }
+
+    /// Whether values are lost that this replica has had, so that the training has to be restored.
+    pub(crate) fn has_lost_values(&self) -> bool {
+        self.live.as_ref().is_none_or(|live| live.has_lost_values(&self.nodes))
+    }
+
+    /// What a batch is fed for.
+    pub(crate) fn inputs(&self) -> &[Output] {
+        &self.nodes.model.inputs
+    }
+
+    /// The loss of the model.
+    pub fn loss(&self) -> &Output {
+        &self.nodes.model.loss
     }
 
     fn live(&mut self) -> Result<(&mut Live, &Nodes, &ReplicaOptions)> {
@@ -213,7 +244,7 @@ impl Replica {
     /// `OUT_OF_RANGE` if so many have left that no update can be made any more; as [`Session::run`].
     pub fn step(&mut self, batch: &[Tensor]) -> Result<StepReport> {
         let (live, nodes, options) = self.live()?;
-        live.step(nodes, options, batch, None)
+        live.step(nodes, options, batch, &RunArgs::new(), None).map(|s| s.0)
     }
 
     /// [`step`](Self::step) that can be cancelled.
@@ -222,7 +253,22 @@ impl Replica {
     /// As [`step`](Self::step); the reason given to the token.
     pub fn step_unless(&mut self, batch: &[Tensor], cancel: &CancelToken) -> Result<StepReport> {
         let (live, nodes, options) = self.live()?;
-        live.step(nodes, options, batch, Some(cancel))
+        live.step(nodes, options, batch, &RunArgs::new(), Some(cancel))
+            .map(|s| s.0)
+    }
+
+    /// [`step_unless`](Self::step_unless), with what somebody else asks for beside.
+    ///
+    /// # Errors
+    /// As [`step_unless`](Self::step_unless).
+    pub(crate) fn step_beside(
+        &mut self,
+        batch: &[Tensor],
+        beside: &RunArgs,
+        cancel: &CancelToken,
+    ) -> Result<(StepReport, Beside)> {
+        let (live, nodes, options) = self.live()?;
+        live.step(nodes, options, batch, beside, Some(cancel))
     }
 
     /// The present values of the trainable variables, by name, as the servers have them (with [`Strategy::AllReduce`], this
