@@ -71,7 +71,7 @@ enum Subject {
     /// A chain of element-wise operations over 10 million floats, softmax, sums along both axes.
     Elementwise,
     /// Parameter servers, a process for each task: reading scalars, dense variables, rows of tables; empty steps.
-    Ps,
+    Ps(ps::Args),
     /// A task of the cluster that `ps` measures.
     #[command(hide = true)]
     PsTask(ps::TaskArgs),
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     measure::cores();
     let mut out = report::Report::new(cli.json, cli.nodes.unwrap_or(0), cli.only.clone());
     let mut threads = cli.threads.map_or_else(|| vec![1, 2], |t| vec![t]);
-    if matches!(cli.subject, Subject::Ps | Subject::PsTask(_)) {
+    if matches!(cli.subject, Subject::Ps(_) | Subject::PsTask(_)) {
         // The processes share the cores.
         threads = vec![2];
     }
@@ -112,7 +112,7 @@ fn main() -> ExitCode {
         // A thread of its own is bound, not the main one, whose mask tells the workers which cores there are.
         let done = std::thread::scope(|scope| {
             let measured = scope.spawn(|| {
-                if !matches!(cli.subject, Subject::Ps | Subject::PsTask(_)) {
+                if !matches!(cli.subject, Subject::Ps(_) | Subject::PsTask(_)) {
                     m.pin_caller();
                 }
                 match &cli.subject {
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
                     Subject::ConvTrain => conv::run(&m, &mut out),
                     Subject::FifoQueue => queues::run(&m, &mut out),
                     Subject::Elementwise => elementwise::run(&m, &mut out),
-                    Subject::Ps => ps::run(&m, &mut out),
+                    Subject::Ps(args) => ps::run(args, &m, &mut out),
                     Subject::PsTask(task) => ps::run_task(task, &m),
                     Subject::Soak { runs } => soak::run(&m, *runs),
                     // They have returned by now.

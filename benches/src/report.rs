@@ -9,8 +9,8 @@ use crate::tell;
 #[derive(Serialize)]
 struct Row<'a> {
     bench: &'a str,
-    peer: &'static str,
-    version: &'static str,
+    peer: &'a str,
+    version: &'a str,
     threads: usize,
     value: f64,
     unit: &'a str,
@@ -19,12 +19,24 @@ struct Row<'a> {
     note: &'a str,
 }
 
+/// A row that was measured, here or by a peer.
+pub(crate) struct Measured {
+    pub(crate) bench: String,
+    pub(crate) unit: String,
+    pub(crate) note: String,
+    pub(crate) value: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
 /// Where rows go.
 pub(crate) struct Report {
     json: bool,
     nodes: usize,
     only: String,
     started: bool,
+    /// Rows since they were last taken.
+    rows: Vec<Measured>,
 }
 
 impl Report {
@@ -35,6 +47,7 @@ impl Report {
             nodes,
             only,
             started: false,
+            rows: Vec::new(),
         }
     }
 
@@ -53,7 +66,6 @@ impl Report {
         let (Some(min), Some(max)) = (s.first(), s.last()) else {
             return Ok(());
         };
-        let round = |x: f64| format!("{x:.5e}").parse::<f64>().unwrap_or(x);
         let row = Row {
             bench,
             peer: "actorflow",
@@ -65,8 +77,72 @@ impl Report {
             max: round(*max),
             note,
         };
+        self.rows.push(Measured {
+            bench: bench.to_owned(),
+            unit: unit.to_owned(),
+            note: note.to_owned(),
+            value: row.value,
+            min: row.min,
+            max: row.max,
+        });
+        self.print(&row)
+    }
+
+    /// The rows that were measured here since the last call.
+    pub(crate) fn take(&mut self) -> Vec<Measured> {
+        std::mem::take(&mut self.rows)
+    }
+
+    /// Prints what a peer has measured.
+    ///
+    /// # Errors
+    /// As [`tell::line`].
+    pub(crate) fn peer(&mut self, peer: &str, version: &str, theirs: &Measured) -> Result<()> {
+        let note = match self.json {
+            true => theirs.note.clone(),
+            false => format!("{peer} {version}; {}", theirs.note),
+        };
+        self.print(&Row {
+            bench: &theirs.bench,
+            peer,
+            version,
+            threads: 2,
+            value: theirs.value,
+            unit: &theirs.unit,
+            min: theirs.min,
+            max: theirs.max,
+            note: &note,
+        })
+    }
+
+    /// Prints how many times as fast as a peer this is; its extremes are those of the worst and of the best window against the
+    /// peer's best and worst.
+    ///
+    /// # Errors
+    /// As [`tell::line`].
+    pub(crate) fn ratio(&mut self, peer: &str, version: &str, ours: &Measured, theirs: &Measured) -> Result<()> {
+        // The less time, the faster.
+        let [value, min, max] = match ours.unit.starts_with("us/") {
+            true => [theirs.value / ours.value, theirs.min / ours.max, theirs.max / ours.min],
+            false => [ours.value / theirs.value, ours.min / theirs.max, ours.max / theirs.min],
+        };
+        let note = format!("as fast as {peer} {version} in {}; {}", ours.unit, ours.note);
+        self.print(&Row {
+            bench: &ours.bench,
+            peer: &format!("actorflow/{peer}"),
+            version: env!("CARGO_PKG_VERSION"),
+            threads: 2,
+            value: round(value),
+            unit: "times",
+            min: round(min),
+            max: round(max),
+            note: &note,
+        })
+    }
+
+    fn print(&mut self, row: &Row<'_>) -> Result<()> {
         if self.json {
-            let line = serde_json::to_string(&row).map_err(|e| Error::internal(e.to_string()))?;
+            let line = serde_json::to_string(row).map_err(|e| Error::internal(e.to_string()))?;
             return tell::line(line);
         }
         if !std::mem::replace(&mut self.started, true) {
@@ -94,4 +170,9 @@ impl Report {
             );
         }
     }
+}
+
+/// Six digits: more are not measured.
+fn round(x: f64) -> f64 {
+    format!("{x:.5e}").parse().unwrap_or(x)
 }

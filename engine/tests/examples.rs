@@ -26,6 +26,17 @@ fn program(name: &str) -> PathBuf {
 
 /// Runs an example, which must succeed and print all of this, in this order.
 fn check(name: &str, args: &[&str], expected: &[&str]) {
+    let text = run(name, args);
+    let mut rest = text.as_str();
+    for e in expected {
+        let found = rest.split_once(e);
+        let (_, after) = found.unwrap_or_else(|| panic!("{name} {args:?} does not say {e:?} there:\n{text}"));
+        rest = after;
+    }
+}
+
+/// What an example prints, which must succeed.
+fn run(name: &str, args: &[&str]) -> String {
     let mut child = Command::new(program(name))
         .args(args)
         .stdout(Stdio::piped())
@@ -50,12 +61,7 @@ fn check(name: &str, args: &[&str], expected: &[&str]) {
     };
     let text = reader.join().unwrap().unwrap();
     assert!(status.success(), "{name} {args:?}: {status}\n{text}");
-    let mut rest = text.as_str();
-    for e in expected {
-        let found = rest.split_once(e);
-        let (_, after) = found.unwrap_or_else(|| panic!("{name} {args:?} does not say {e:?} there:\n{text}"));
-        rest = after;
-    }
+    text
 }
 
 macro_rules! examples {
@@ -94,6 +100,28 @@ examples! {
     a_table_in_parts_is_trained: "partitioned_embedding" ["--rows", "200000", "--ps", "3", "--steps", "200"]
         says ["step 20: loss", "200 steps of 1024 rows out of 200000 in 3 parts: loss"];
     a_service_trains_while_it_serves: "train_and_serve" [] says ["p99", "training stopped after", "served accuracy went from"];
+}
+
+#[test]
+fn digits_are_read_under_every_strategy() {
+    for (strategy, workers) in [
+        ("async", "2"),
+        ("async-scaled", "2"),
+        ("sync", "2"),
+        ("sync+backup1", "3"),
+        ("hybrid2x2", "4"),
+        ("ssp3", "4"),
+        ("allreduce", "2"),
+        ("allreduce", "4"),
+    ] {
+        let text = run("parallel_digits", &["--strategy", strategy, "--workers", workers]);
+        let last = text.lines().last().unwrap_or_default();
+        let accuracy: Option<f64> = last
+            .strip_prefix(&format!("{strategy}: accuracy "))
+            .and_then(|rest| rest.strip_suffix(" on images that nobody trained on"))
+            .and_then(|number| number.parse().ok());
+        assert!(accuracy.is_some_and(|a| a >= 0.97), "{strategy}: {text}");
+    }
 }
 
 #[test]

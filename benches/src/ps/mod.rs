@@ -3,7 +3,10 @@
 //! `ps_scalar`: a worker reads a scalar variable of each parameter server. `ps_dense_N`: variables of N MiB.
 //! `ps_sparse_N`: 32 rows of a table of N rows of 20 floats. `ps_train_async`, `ps_train_sync`: a perceptron is trained, on one
 //! batch that the worker has, or with `_feed` on batches that are fed. `ps_empty`: a no-op on each of several tasks.
+//!
+//! With `--beside` the script is run, too, in turn with this program ([`beside`]).
 
+mod beside;
 mod task;
 mod train;
 
@@ -16,6 +19,7 @@ use crate::measure::Settings;
 use crate::report::Report;
 use crate::tasks::{Folder, Task};
 
+pub(crate) use beside::Args;
 pub(crate) use task::{TaskArgs, run as run_task};
 
 /// Parameter servers and workers, as the peers are measured.
@@ -109,8 +113,13 @@ fn train_rows(case: &str, sync: bool, m: &Settings, out: &mut Report) -> Result<
 /// Measures everything of this subject.
 ///
 /// # Errors
-/// If a task cannot be started or fails.
-pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
+/// If a task cannot be started or fails, or peers are asked for that cannot be run.
+pub(crate) fn run(args: &Args, m: &Settings, out: &mut Report) -> Result<()> {
+    let peers = beside::Peers::of(args, m)?;
+    let compare = |case: &str, out: &mut Report| match &peers {
+        Some(peers) if out.wants(&format!("ps_{case}")) => peers.compare(case, out),
+        _ => Ok(()),
+    };
     for case in CASES {
         each_size(case, m, out, |out, bench, at, nw, total| {
             out.row(bench, 2, &total, "steps/s", &format!("{at}; summed over workers"))?;
@@ -122,9 +131,14 @@ pub(crate) fn run(m: &Settings, out: &mut Report) -> Result<()> {
             }
             Ok(())
         })?;
+        compare(case, out)?;
     }
     for (case, sync) in train::CASES {
         train_rows(case, sync, m, out)?;
+        // The peers have no batches that are fed synchronously.
+        if case != "train_sync_feed" {
+            compare(case, out)?;
+        }
     }
     for tasks in EMPTY {
         if !out.wants("ps_empty") {
