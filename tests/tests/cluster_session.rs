@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use actorflow::cluster::identity::{Authority, Subject};
 use actorflow::cluster::{ClusterInfo, ConnectOptions, TaskName};
 use actorflow::flow::{WhileOptions, while_loop};
+use actorflow::train::monitored::hooks::chrome_trace;
 use actorflow::{Code, DType, Graph, GraphVariables, Session, Tensor};
 use cluster::{Cluster, HOUR, doubled, on_ps, options};
 
@@ -46,6 +47,58 @@ fn a_graph_runs_over_tasks_and_variables_outlive_sessions() {
     let e = s.run(&[(&x, Tensor::from([10f32, 1.0]))], &[&y]).unwrap_err();
     assert_eq!(e.code(), Code::FailedPrecondition, "{e}");
     assert_eq!(e.task(), Some("/job:ps/task:0"));
+}
+
+#[test]
+fn a_trace_has_every_task_and_device_on_one_timeline() {
+    let c = Cluster::new(&[("ps", 0), ("worker", 0)]);
+    let g = Graph::new();
+    let v = on_ps(&g, Tensor::from([1f32, 2.0]));
+    let x = g.placeholder("x", DType::F32, [Some(2)]).unwrap();
+    let y = {
+        let _worker = g.device_scope("/job:worker/task:0");
+        (v.value() * &x).unwrap()
+    };
+    let z = {
+        let _ps = g.device_scope("/job:ps/task:0");
+        y.square().unwrap()
+    };
+    let init = g.global_variables_initializer().unwrap();
+    let (of_task, of_client) = (c.session(&g, 1), c.connect(&g, 0));
+    of_task.execute(&[&init]).unwrap();
+    for s in [of_task, of_client] {
+        // Compiles and registers.
+        let feed = || Tensor::from([3f32, 1.0]);
+        s.run(&[(&x, feed())], &[&z]).unwrap();
+        let begun = Instant::now();
+        let (out, trace) = s.runner().feed(&x, feed()).fetch(&z).run_traced().unwrap();
+        let took = begun.elapsed().as_nanos() as u64;
+        assert_eq!((&out[0], trace.left_out), (&Tensor::from([9f32, 4.0]), 0));
+        let of = |output: &actorflow::Output| {
+            let name = output.op().name();
+            let node = trace.nodes.iter().find(|n| *n.name == *name);
+            node.unwrap_or_else(|| panic!("no {name} in {trace:?}")).clone()
+        };
+        let (first, second) = (of(&y), of(&z));
+        assert_eq!(&*first.device, "/job:worker/replica:0/task:0/device:CPU:0");
+        assert_eq!(&*second.device, "/job:ps/replica:0/task:0/device:CPU:0");
+        // Within the run, as it was seen from here.
+        assert!(
+            trace.nodes.iter().all(|n| n.start_ns + n.duration_ns <= took),
+            "{took}: {trace:?}"
+        );
+        let file: serde_json::Value = serde_json::from_str(&chrome_trace(&trace)).unwrap();
+        let events = file["traceEvents"].as_array().unwrap();
+        let tasks: Vec<&str> = events
+            .iter()
+            .filter(|e| e["name"] == "process_name")
+            .map(|e| e["args"]["name"].as_str().unwrap())
+            .collect();
+        assert!(
+            tasks.contains(&"/job:worker/replica:0/task:0") && tasks.contains(&"/job:ps/replica:0/task:0"),
+            "{tasks:?}"
+        );
+    }
 }
 
 #[test]

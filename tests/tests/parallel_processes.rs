@@ -6,7 +6,7 @@ mod processes;
 
 use std::time::{Duration, Instant};
 
-use processes::{Cluster, Step, Task, longest_gap, median_gap, rate};
+use processes::{Cluster, LAST, Step, Task, longest_gap, median_gap, rate};
 
 /// The longest time that may pass between two steps of those who are left.
 fn allowed(steps: &[Step]) -> Duration {
@@ -121,4 +121,50 @@ fn a_killed_worker_of_an_all_reduce_takes_its_place_again() {
 #[test]
 fn a_killed_chief_of_an_all_reduce_takes_its_place_again() {
     a_worker_of_an_all_reduce_is_killed(0);
+}
+
+/// Kills a task in the middle of a monitored training, starts it again, and waits for the end.
+fn a_monitored_training_survives(victim: &str) {
+    let c = Cluster::new(2, 2, "monitored-sync");
+    let (mut servers, mut workers) = c.start_all(2, 2);
+    let (_, before, _) = *workers[0].steps(12).last().unwrap();
+    workers[1].steps(12);
+    let again = match victim {
+        "ps" => &mut servers[1],
+        _ => &mut workers[0],
+    };
+    again.kill();
+    *again = c.start(victim, u32::from(victim == "ps"));
+    let mut last = 0;
+    for w in &workers {
+        // A server's values are those of the last checkpoint, at most so old.
+        w.skip();
+        let mut seen = vec![w.steps(1)[0].1];
+        while *seen.last().unwrap() < LAST as u64 {
+            seen.push(w.steps(1)[0].1);
+        }
+        assert!(seen[0] + 6 >= before, "{seen:?} after {before}");
+        last = last.max(*seen.last().unwrap());
+    }
+    assert!(last >= LAST as u64);
+    let recovered: Vec<usize> = workers
+        .iter()
+        .map(|w| w.line("RECOVERIES").1.parse().unwrap())
+        .collect();
+    for w in &workers {
+        w.line("END");
+    }
+    if victim == "ps" {
+        assert!(recovered.iter().all(|n| *n > 0), "{recovered:?}");
+    }
+}
+
+#[test]
+fn a_monitored_training_goes_on_from_its_checkpoint_when_a_server_comes_back_empty() {
+    a_monitored_training_survives("ps");
+}
+
+#[test]
+fn a_chief_of_a_monitored_training_that_was_killed_takes_its_place_again() {
+    a_monitored_training_survives("worker");
 }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use actorflow::op::{Category, OpContext, OpDef};
+use actorflow::placement::{CostModel, DeviceInfo, Free, PlaceOptions, estimated_ns, place};
 use actorflow::{
     CancelToken, Code, DType, Graph, GraphVariables, PartialShape, Passes, Result, Session, SessionOptions, Tensor,
     register_ops,
@@ -371,4 +372,101 @@ fn plans_are_cached_within_their_bound() {
             assert_eq!(scalar(&s.run(&[], &[&y]).unwrap()[0]), i as f32 + 1.0);
         }
     }
+}
+
+#[test]
+fn a_trace_has_the_nodes_of_all_devices() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, [2]).unwrap();
+    let mut last = x.clone();
+    for i in 0..3 {
+        let _there = g.device_scope(&format!("/cpu:{i}"));
+        last = (&last + 1f32).unwrap();
+    }
+    let options = SessionOptions {
+        devices: 3,
+        ..SessionOptions::with_threads(2)
+    };
+    let s = Session::with_options(&g, options).unwrap();
+    for _ in 0..8 {
+        let feed = Tensor::vector(&[1f32, 2.0]);
+        let (out, trace) = s.runner().feed(&x, feed).fetch(&last).run_traced().unwrap();
+        assert_eq!(out[0], Tensor::vector(&[4f32, 5.0]));
+        for i in 0..3 {
+            let device = format!("/job:localhost/task:0/device:CPU:{i}");
+            assert!(
+                trace.nodes.iter().any(|n| *n.device == *device),
+                "no {device}: {trace:?}"
+            );
+        }
+        assert!(trace.nodes.windows(2).all(|w| {
+            let end = |n: &actorflow::NodeTrace| n.start_ns + n.duration_ns;
+            end(&w[0]) <= end(&w[1])
+        }));
+    }
+}
+
+#[test]
+fn a_session_places_by_what_the_runs_of_another_have_measured() {
+    let g = Graph::new();
+    let x = g.placeholder("x", DType::F32, [None, None]).unwrap();
+    let chain = || -> actorflow::Output {
+        let mut y = x.matmul(&x).unwrap();
+        for _ in 0..4 {
+            y = y.matmul(&x).unwrap();
+        }
+        y
+    };
+    let ends = [chain(), chain()];
+    // By its estimates, of a machine that is faster than any, nothing is worth sending.
+    let costs = Arc::new(CostModel::new().rates(1e9, 1e9));
+    let session = || {
+        let options = SessionOptions {
+            devices: 2,
+            free_nodes: Free::CostModel,
+            costs: Some(costs.clone()),
+            passes: Passes::NONE,
+            ..SessionOptions::with_threads(2)
+        };
+        Session::with_options(&g, options).unwrap()
+    };
+    let on = |s: &Session| ends.each_ref().map(|o| s.device_of(&o.op()).unwrap());
+    let first = session();
+    let before = on(&first);
+    assert_eq!(before[0], before[1]);
+    let feed = Tensor::full([192, 192], 0.01f32).unwrap();
+    first
+        .runner()
+        .feed(&x, feed)
+        .fetch(&ends[0])
+        .fetch(&ends[1])
+        .run_traced()
+        .unwrap();
+    let name = ends[0].op().name();
+    assert!(costs.measured_on(&name, &before[0]).is_some_and(|ns| ns > 10_000));
+    let after = on(&session());
+    assert_ne!(after[0], after[1]);
+    assert_eq!(on(&first), before);
+    // The model says itself that it is faster.
+    let devices: Vec<DeviceInfo> = first
+        .devices()
+        .iter()
+        .map(|name| DeviceInfo {
+            name: name.parse().unwrap(),
+            memory: 0,
+            threads: 2,
+            incarnation: 1,
+        })
+        .collect();
+    let by = |free| {
+        let options = PlaceOptions {
+            free,
+            costs: Some(costs.clone()),
+            ..PlaceOptions::default()
+        };
+        let placement = place(&g, &devices, None, &options).unwrap();
+        estimated_ns(&g, &devices, &placement, &costs).unwrap()
+    };
+    let (together, divided) = (by(Free::Default), by(Free::CostModel));
+    assert!(divided * 4 < together * 3, "{divided} ns, {together} ns on one device");
 }

@@ -67,7 +67,7 @@ impl Executor {
     }
 
     /// Starts a run whose end `done` is told of, on whatever thread that happens. Dropping the answer changes nothing
-    /// but that the deadline and the cancellation of `options` are no longer watched. A trace is not taken.
+    /// but that the deadline and the cancellation of `options` are no longer watched. A trace is taken into `record` only.
     ///
     /// # Errors
     /// As [`run`](Self::run), for what is wrong before it starts; `done` is not called then.

@@ -35,6 +35,8 @@ pub struct RunOptions<'a> {
     pub cancel: Option<&'a CancelToken>,
     /// Receives what the run did, node by node.
     pub trace: Option<&'a mut Trace>,
+    /// Receives the same while the run goes on, which [`Executor::launch`] does, too; complete when the run is over.
+    pub record: Option<Arc<Mutex<Trace>>>,
     /// The step that this is a part of, if several devices or tasks run it together.
     pub part: Option<PartOf>,
 }
@@ -242,8 +244,8 @@ impl Executor {
         s.solo = solo;
         s.measure = plan.measure_this_run();
         s.deadline = options.deadline;
-        if options.trace.is_some() {
-            s.trace = Some(Mutex::default());
+        if options.trace.is_some() || options.record.is_some() {
+            s.trace = Some(options.record.clone().unwrap_or_default());
             s.started = Some(Instant::now());
         }
     }

@@ -31,6 +31,8 @@ pub struct NodeTrace {
     pub duration_ns: u64,
     /// Which thread ran it.
     pub thread: String,
+    /// The full name of the device that ran it, its task's name included.
+    pub device: Arc<str>,
 }
 
 /// What a traced run did, node by node, in the order of completion.
@@ -38,6 +40,8 @@ pub struct NodeTrace {
 pub struct Trace {
     /// The nodes that ran.
     pub nodes: Vec<NodeTrace>,
+    /// How many that ran are left out, because other tasks had too many to report.
+    pub left_out: u64,
 }
 
 /// What comes back to a step from outside of any worker.
@@ -105,7 +109,7 @@ pub(super) struct Step {
     /// One thread runs the whole step, so arrivals need no atomic operations.
     pub(super) solo: bool,
     pub(super) measure: bool,
-    pub(super) trace: Option<Mutex<Trace>>,
+    pub(super) trace: Option<Arc<Mutex<Trace>>>,
     pub(super) started: Option<Instant>,
     pub(super) deadline: Option<Instant>,
     pub(super) on_finish: Mutex<Option<Finish>>,

@@ -167,7 +167,9 @@ impl Host<'_> {
         if let (Some(trace), Some(start)) = (&self.step.trace, self.step.started) {
             let info = &self.plan.info[n as usize];
             let thread = std::thread::current();
+            let device = self.exec.device().name().into();
             trace.lock().nodes.push(NodeTrace {
+                device,
                 name: info.name.clone(),
                 op: info.op,
                 start_ns: begun.saturating_duration_since(start).as_nanos() as u64,

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::joint::Joint;
 use super::messages::WAITS_FOR;
 use super::table::{Route, Routes, StepTable};
+use super::tracer::Tracer;
 
 /// What one device does in a plan.
 pub(crate) struct DevicePlan {
@@ -91,7 +92,8 @@ pub(crate) struct ShareOptions<'a> {
     pub(crate) deadline: Option<Instant>,
     /// Fails the share when it is cancelled; it is cancelled when a part of the share fails.
     pub(crate) cancel: &'a CancelToken,
-    pub(crate) trace: Option<&'a mut Trace>,
+    /// Takes when its nodes ran.
+    pub(crate) trace: Option<Arc<Tracer>>,
 }
 
 /// What is known of a share that is in progress.
@@ -300,10 +302,12 @@ impl Host {
         }
         let part = &share.devices[mine];
         let given = part.feeds.iter().map(|k| feeds[*k].clone());
+        let (mut trace, began) = (Trace::default(), Instant::now());
         let run = RunOptions {
             deadline: options.deadline,
             cancel: Some(options.cancel),
-            trace: options.trace,
+            trace: options.trace.is_some().then_some(&mut trace),
+            record: None,
             part: Some(PartOf {
                 step_id: options.step,
                 rendezvous: table.clone(),
@@ -311,6 +315,9 @@ impl Host {
             }),
         };
         let result = self.executors[part.device].run(&part.plan, given, run);
+        if let Some(tracer) = &options.trace {
+            tracer.add(trace, began);
+        }
         let result = result.map_err(|e| share.say_what_is_missing(e, &table));
         if share.devices.len() == 1 {
             return result.map(|values| in_order(part, values, share.fetches));
@@ -367,10 +374,13 @@ impl Host {
         let Some(given) = given else {
             return joint.done(part, Err(Error::internal("the step was given too few feeds")));
         };
+        let record = options.trace.as_ref().map(|_| Arc::<Mutex<Trace>>::default());
+        let (tracer, began) = (options.trace.clone(), Instant::now());
         let run = RunOptions {
             deadline: options.deadline,
             cancel: Some(options.cancel),
             trace: None,
+            record: record.clone(),
             part: Some(PartOf {
                 step_id: options.step,
                 rendezvous: table.clone(),
@@ -380,6 +390,9 @@ impl Host {
         let (of, to, at) = (share.clone(), joint.clone(), table.clone());
         let done = move |result: Result<Vec<Tensor>>| {
             let result = result.map_err(|e| of.say_what_is_missing(e, &at));
+            if let (Some(tracer), Some(record)) = (tracer, record) {
+                tracer.add(std::mem::take(&mut *record.lock()), began);
+            }
             to.done(&of.devices[i], result);
         };
         match self.executors[part.device].launch(&part.plan, given, run, pace, done) {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::host::ShareStatus;
 use super::messages::{
-    ABORT, Asked, REGISTER, RELEASE, RUN, Reason, Registered, RunShare, STATUS, Status, WAITS_FOR, header_of, micros,
+    ABORT, Looking, REGISTER, RELEASE, RUN, Reason, Registered, RunShare, STATUS, Status, WAITS_FOR, header_of, micros,
     with_header,
 };
 use super::node::NO_PLAN;
@@ -21,6 +21,7 @@ use super::peers::Peers;
 use super::run::{Taker, Then};
 use super::spec::TaskName;
 use super::table::Outlet;
+use super::tracer::Tracer;
 
 /// How long a question about a step may take.
 const ASK: Duration = Duration::from_secs(5);
@@ -159,6 +160,15 @@ const SMALL: usize = 64 << 10;
 /// What others get of the shares of a plan, by task.
 pub(crate) type Gives = Arc<[(TaskName, String)]>;
 
+/// What is asked of a share in a step.
+pub(crate) struct Asked {
+    pub(crate) step: u64,
+    pub(crate) feeds: Vec<Tensor>,
+    pub(crate) deadline: Option<Instant>,
+    /// Takes when its nodes ran.
+    pub(crate) trace: Option<Arc<Tracer>>,
+}
+
 /// The share of a plan that a task has.
 pub(crate) struct RemoteShare {
     pub(crate) link: Arc<Link>,
@@ -181,32 +191,25 @@ impl RemoteShare {
     }
 
     /// Runs the share, which is registered before if it is not. `then` is called once.
-    pub(crate) fn run(self: &Arc<Self>, step: u64, feeds: Vec<Tensor>, deadline: Option<Instant>, then: Then) {
+    pub(crate) fn run(self: &Arc<Self>, asked: Asked, then: Then) {
         if let (Some(peer), Some((incarnation, handle))) = (self.link.live(), *self.handle.lock())
             && peer.info().incarnation == incarnation
         {
-            return self.run_registered(&peer, handle, step, feeds, deadline, AGAIN, then);
+            return self.run_registered(&peer, handle, asked, AGAIN, then);
         }
         let until = Instant::now() + self.link.patience;
-        let until = deadline.map_or(until, |d| d.min(until));
+        let until = asked.deadline.map_or(until, |d| d.min(until));
         let share = self.clone();
         let connected = move |peer: Result<Peer>| match peer {
-            Ok(peer) => share.register(peer, step, feeds, deadline, AGAIN, then),
-            Err(e) => then(Err(share.named(e, step))),
+            Ok(peer) => share.register(peer, asked, AGAIN, then),
+            Err(e) => then(Err(share.named(e, asked.step))),
         };
         self.link.with_peer(until, Box::new(connected));
     }
 
     /// Registers the share and runs it; anew, if the task forgets it meanwhile, `again` times.
-    fn register(
-        self: &Arc<Self>,
-        peer: Peer,
-        step: u64,
-        feeds: Vec<Tensor>,
-        deadline: Option<Instant>,
-        again: u32,
-        then: Then,
-    ) {
+    fn register(self: &Arc<Self>, peer: Peer, asked: Asked, again: u32, then: Then) {
+        let deadline = asked.deadline;
         let message = Message {
             blob: self.body.clone(),
             ..Message::new(REGISTER)
@@ -217,9 +220,9 @@ impl RemoteShare {
             match handle {
                 Ok(handle) => {
                     *share.handle.lock() = Some((to.info().incarnation, handle));
-                    share.run_registered(&to, handle, step, feeds, deadline, again, then);
+                    share.run_registered(&to, handle, asked, again, then);
                 }
-                Err(e) => then(Err(share.named(e, step))),
+                Err(e) => then(Err(share.named(e, asked.step))),
             }
         };
         let compiled = Instant::now() + COMPILE;
@@ -227,34 +230,53 @@ impl RemoteShare {
         peer.request(message, until, Box::new(answered));
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn run_registered(
-        self: &Arc<Self>,
-        peer: &Peer,
-        handle: u64,
-        step: u64,
-        feeds: Vec<Tensor>,
-        deadline: Option<Instant>,
-        again: u32,
-        then: Then,
-    ) {
+    fn run_registered(self: &Arc<Self>, peer: &Peer, handle: u64, asked: Asked, again: u32, then: Then) {
+        let Asked {
+            step,
+            feeds,
+            deadline,
+            trace,
+        } = asked;
         let timeout_us = micros(deadline.map(|d| d.saturating_duration_since(Instant::now())));
-        let head = with_header!(RUN, step, &RunShare { handle, timeout_us });
+        let head = with_header!(
+            RUN,
+            step,
+            &RunShare {
+                handle,
+                timeout_us,
+                trace: trace.is_some()
+            }
+        );
         let message = match head {
             Ok(m) => Message { tensors: feeds, ..m },
             Err(e) => return then(Err(e)),
         };
         let (share, to, feeds) = (self.clone(), peer.clone(), message.tensors.clone());
+        let sent = Instant::now();
         let answered = move |answer: Result<Message>| match answer {
             // The task has forgotten it, since it thought that its coordinator was gone.
             Err(e) if e.code() == Code::NotFound && e.message().starts_with(NO_PLAN) => {
                 let known = share.handle.lock().take();
                 match again.checked_sub(1) {
-                    Some(again) if known.is_some() => share.register(to, step, feeds, deadline, again, then),
+                    Some(again) if known.is_some() => {
+                        let asked = Asked {
+                            step,
+                            feeds,
+                            deadline,
+                            trace,
+                        };
+                        share.register(to, asked, again, then);
+                    }
                     _ => then(Err(share.named(e, step))),
                 }
             }
-            answer => then(answer.map(|m| m.tensors).map_err(|e| share.named(e, step))),
+            answer => {
+                let taken = answer.and_then(|m| {
+                    trace.iter().try_for_each(|t| t.told(&m.blob, sent))?;
+                    Ok(m.tensors)
+                });
+                then(taken.map_err(|e| share.named(e, step)));
+            }
         };
         // The coordinator fails the step at the deadline, and says more about it than the transport could.
         let until = deadline.map_or_else(|| Instant::now() + LONG, |d| d + ASK);
@@ -294,7 +316,7 @@ impl Taker for RemoteShare {
     }
 
     fn status(&self, step: u64, stalled: bool, then: Box<dyn FnOnce(Option<ShareStatus>) + Send>) {
-        let (Some(peer), Ok(message)) = (self.link.live(), with_header!(STATUS, step, &Asked { stalled })) else {
+        let (Some(peer), Ok(message)) = (self.link.live(), with_header!(STATUS, step, &Looking { stalled })) else {
             return then(None);
         };
         let answered = move |answer: Result<Message>| {

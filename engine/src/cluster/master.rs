@@ -17,10 +17,11 @@ use parking_lot::Mutex;
 use super::devices::{Devices, Process};
 use super::events;
 use super::host::{DevicePlan, Host, SharePlan, ShareStatus};
-use super::link::{Gives, Link, RemoteShare};
+use super::link::{Asked, Gives, Link, RemoteShare};
 use super::run::{DistRun, Taker, Then};
 use super::ship::{self, AWAY, ELSEWHERE, FROM, HERE, WireRoute, WireShare, WireTask};
 use super::table::{Outlet, Route};
+use super::tracer::Tracer;
 use super::watch::Watch;
 use crate::partition::{self, Crossing, DivideOptions, Part};
 use crate::passes::ir::Ir;
@@ -444,12 +445,24 @@ impl Master {
         ))
     }
 
-    fn start_remote(plan: &Arc<DistPlan>, run: &Arc<DistRun>, feeds: &[Tensor], deadline: Option<Instant>) {
+    fn start_remote(
+        plan: &Arc<DistPlan>,
+        run: &Arc<DistRun>,
+        feeds: &[Tensor],
+        deadline: Option<Instant>,
+        trace: Option<&Arc<Tracer>>,
+    ) {
         for (i, share) in plan.shares.iter().enumerate() {
             if let Work::There(remote) = &share.work {
                 let (of, to) = (plan.clone(), run.clone());
                 let then = move |result| to.done(i, &of.shares[i].fetches, result);
-                remote.run(run.step, share.given(feeds), deadline, Box::new(then));
+                let given = Asked {
+                    step: run.step,
+                    feeds: share.given(feeds),
+                    deadline,
+                    trace: trace.cloned(),
+                };
+                remote.run(given, Box::new(then));
             }
         }
     }
@@ -458,22 +471,29 @@ impl Master {
     ///
     /// # Errors
     /// The step's first error.
-    pub(crate) fn run(&self, plan: &Arc<DistPlan>, feeds: Vec<Tensor>, mut how: How<'_>) -> Result<Vec<Tensor>> {
+    pub(crate) fn run(&self, plan: &Arc<DistPlan>, feeds: Vec<Tensor>, how: How<'_>) -> Result<Vec<Tensor>> {
         let run = self.begin(plan, &feeds, how.cancel, None)?;
         if plan.shares.is_empty() {
             return run.wait(None);
         }
         self.watch.over(&run, None)?;
         let _cancelled = how.cancel.map(|c| run.fails_with(c));
-        Self::start_remote(plan, &run, &feeds, how.deadline);
+        let tracer = how.trace.is_some().then(Tracer::new);
+        Self::start_remote(plan, &run, &feeds, how.deadline, tracer.as_ref());
         for (i, share) in plan.shares.iter().enumerate() {
             if let Work::Here(host, work) = &share.work {
-                let trace = how.trace.take();
-                let result = host.run_here(work, &share.given(&feeds), run.options(how.deadline, trace));
+                let options = run.options(how.deadline, tracer.clone());
+                let result = host.run_here(work, &share.given(&feeds), options);
                 run.done(i, &share.fetches, result);
             }
         }
         let result = run.wait(how.deadline);
+        if let (Some(out), Some(tracer)) = (how.trace, &tracer) {
+            *out = tracer.take();
+            if let (Some(costs), Ok(_)) = (&self.options.place.costs, &result) {
+                costs.record_trace(out);
+            }
+        }
         if let Err(e) = &result {
             events::step_failed(run.step, "this session", e);
         }
@@ -503,7 +523,7 @@ impl Master {
         self.watch.over(&run, deadline)?;
         let cancelled = cancel.map(|c| run.fails_with(c));
         *kept.lock() = Some((cancelled, run.clone()));
-        Self::start_remote(plan, &run, feeds, deadline);
+        Self::start_remote(plan, &run, feeds, deadline, None);
         for (i, share) in plan.shares.iter().enumerate() {
             if let Work::Here(host, work) = &share.work {
                 let (of, to) = (plan.clone(), run.clone());

@@ -65,6 +65,8 @@ pub(crate) struct RunShare {
     pub(crate) handle: u64,
     /// How long it may take, in microseconds; 0: any time. (Clocks of machines differ, durations hardly.)
     pub(crate) timeout_us: u64,
+    /// Whether the answer's blob is to say when each node ran.
+    pub(crate) trace: bool,
 }
 
 /// Why something is to end.
@@ -84,7 +86,7 @@ pub(crate) struct Gone {
 
 /// What a coordinator says when it asks how far a step is.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
-pub(crate) struct Asked {
+pub(crate) struct Looking {
     /// It has seen the step stand still everywhere.
     pub(crate) stalled: bool,
 }

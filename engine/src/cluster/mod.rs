@@ -44,6 +44,7 @@ mod server;
 mod ship;
 mod spec;
 mod table;
+mod tracer;
 mod watch;
 
 pub use actorflow_core::files::{Access, FilePolicy};

@@ -23,6 +23,7 @@ use super::peers::Peers;
 use super::register;
 use super::ship::GraphLimits;
 use super::spec::{ClusterSpec, TaskName};
+use super::tracer::Tracer;
 
 /// Plans that one coordinator may have registered at a task.
 const PLANS: usize = 4096;
@@ -261,7 +262,7 @@ impl Node {
     }
 
     fn run(self: &Arc<Self>, peer: &Peer, message: Message, reply: Reply) {
-        let begin = || -> Result<(Arc<SharePlan>, Option<Duration>)> {
+        let begin = || -> Result<(Arc<SharePlan>, Option<Duration>, Option<Arc<Tracer>>)> {
             let head = header_of!(message, RunShare)?;
             let found = self.plans.get(&head.handle).filter(|r| r.owner == owner(peer));
             let share = found.map(|r| r.share.clone()).ok_or_else(|| no_plan(head.handle))?;
@@ -273,9 +274,9 @@ impl Node {
                 )));
             }
             let timeout = (head.timeout_us > 0).then(|| Duration::from_micros(head.timeout_us));
-            Ok((share, timeout))
+            Ok((share, timeout, head.trace.then(Tracer::new)))
         };
-        let (share, timeout) = match begin() {
+        let (share, timeout, trace) = match begin() {
             Ok(begun) => begun,
             Err(e) => return reply.send(Err(e)),
         };
@@ -301,7 +302,7 @@ impl Node {
             step,
             deadline: timeout.and_then(|t| Instant::now().checked_add(t)),
             cancel: &cancel,
-            trace: None,
+            trace: trace.clone(),
         };
         let node = self.clone();
         let then = move |fetched: Result<Vec<actorflow_core::Tensor>>| {
@@ -310,11 +311,15 @@ impl Node {
             {
                 events::step_failed(step, &run.owner.0.to_string(), e);
             }
-            reply.send(fetched.map(|tensors| Message {
-                step,
-                tensors,
-                ..Message::new(RUN)
-            }));
+            let answered = fetched.and_then(|tensors| {
+                Ok(Message {
+                    step,
+                    tensors,
+                    blob: trace.map_or_else(|| Ok(Default::default()), |t| t.tell())?,
+                    ..Message::new(RUN)
+                })
+            });
+            reply.send(answered);
         };
         host.run_apart(&share, &message.tensors, &options, Pace::AtOnceIfCheap, Box::new(then));
     }
@@ -382,7 +387,7 @@ impl Node {
             DESCRIBE => self.describe(),
             STEPS => self.steps(),
             STATUS => {
-                let asked = header_of!(message, Asked)?;
+                let asked = header_of!(message, Looking)?;
                 let its_coordinator = self.runs.get(&message.step).is_some_and(|r| r.owner == owner(peer));
                 let stalled = its_coordinator.then_some(asked.stalled);
                 let status = self.host.as_ref().and_then(|h| h.status(message.step, stalled));

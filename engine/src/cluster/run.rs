@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actorflow_actors::exec::Trace;
 use actorflow_core::cancel::{CancelGuard, CancelToken};
 use actorflow_core::error::{Error, Result};
 use actorflow_core::tensor::Tensor;
 use parking_lot::{Condvar, Mutex};
 
 use super::host::{ShareOptions, ShareStatus};
+use super::tracer::Tracer;
 
 /// Whoever runs a share of a step, seen from the coordinator.
 pub(crate) trait Taker: Send + Sync {
@@ -86,7 +86,7 @@ impl DistRun {
     }
 
     /// How a share of this process is to be run.
-    pub(crate) fn options<'a>(&'a self, deadline: Option<Instant>, trace: Option<&'a mut Trace>) -> ShareOptions<'a> {
+    pub(crate) fn options(&self, deadline: Option<Instant>, trace: Option<Arc<Tracer>>) -> ShareOptions<'_> {
         ShareOptions {
             step: self.step,
             deadline,

@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actorflow_core::DType;
 use actorflow_core::graph::Node;
+use actorflow_core::{DType, Error, PartialShape, Result};
 
 use super::groups::Groups;
 use super::simulate::Simulation;
-use super::{DeviceInfo, Free, PlaceOptions};
+use super::{CostModel, DeviceInfo, Free, PlaceOptions};
 
 /// Chooses among the devices that each group is allowed on.
 pub(super) struct Chooser<'a> {
@@ -47,7 +47,10 @@ impl<'a> Chooser<'a> {
     }
 
     /// The device of every group.
-    pub(super) fn choose(mut self) -> Vec<usize> {
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` naming a variable that no device has memory for, and the devices.
+    pub(super) fn choose(mut self) -> Result<Vec<usize>> {
         if let Free::Scatter(seed) = self.options.free {
             for group in 0..self.groups.len() {
                 let c = &self.candidates[group];
@@ -56,22 +59,62 @@ impl<'a> Chooser<'a> {
                 self.device[group].get_or_insert(c[at as usize]);
             }
         } else {
-            self.by_neighbours();
+            self.by_neighbours()?;
         }
-        (0..self.groups.len())
+        Ok((0..self.groups.len())
             .map(|g| self.device[g].unwrap_or_else(|| self.default_of(g)))
-            .collect()
+            .collect())
+    }
+
+    /// Of a group's devices those that have memory for its variables, of so many bytes.
+    fn with_room(&self, n: usize, bytes: u64, load: &[u64]) -> Result<Rc<[usize]>> {
+        let all = &self.candidates[self.groups.of_node(n)];
+        let room = |d: usize| match self.devices[d].memory {
+            // Not known.
+            0 => u64::MAX,
+            memory => (memory as u64).saturating_sub(load[d]),
+        };
+        if bytes == 0 || all.iter().all(|d| bytes <= room(*d)) {
+            return Ok(all.clone());
+        }
+        let fit: Rc<[usize]> = all.iter().copied().filter(|d| bytes <= room(*d)).collect();
+        if !fit.is_empty() {
+            return Ok(fit);
+        }
+        let left = all
+            .iter()
+            .map(|d| format!("{} has {} left", self.devices[*d].name, room(*d)));
+        Err(Error::exhausted(format!(
+            "node {:?} and what has to be with it keep {bytes} bytes of variables, which no device has room for: {}; give a \
+             device more memory (memory_budget), or divide the variable into parts",
+            self.nodes[n].name(),
+            left.collect::<Vec<_>>().join(", ")
+        ))
+        .at_node(self.nodes[n].name(), self.nodes[n].op_name()))
     }
 
     /// Goes through the nodes in the order in which they could run, then places those that were left for their consumers
     /// to decide.
-    fn by_neighbours(&mut self) {
+    fn by_neighbours(&mut self) -> Result<()> {
         let order = topological(self.nodes);
         let costs = self.options.costs.clone().unwrap_or_default();
         let mut simulation = match self.options.free {
             Free::CostModel => Some(Simulation::new(self.nodes, self.devices, self.groups, &costs)),
             _ => None,
         };
+        // What variables take, by group, and on each device those that are placed.
+        let (mut kept, mut load) = (vec![0u64; self.groups.len()], vec![0u64; self.devices.len()]);
+        if simulation.is_some() {
+            for (n, node) in self.nodes.iter().enumerate() {
+                let group = self.groups.of_node(n);
+                kept[group] = kept[group].saturating_add(kept_bytes(node, &costs));
+            }
+            for (d, bytes) in self.device.iter().zip(&kept) {
+                if let Some(d) = d {
+                    load[*d] = load[*d].saturating_add(*bytes);
+                }
+            }
+        }
         let mut generators = Vec::new();
         for &n in &order {
             let group = self.groups.of_node(n);
@@ -86,10 +129,15 @@ impl<'a> Chooser<'a> {
                 } else {
                     None
                 };
-                let chosen = near.unwrap_or_else(|| match &simulation {
-                    Some(s) => s.earliest(n, &self.candidates[group], self.options.default_device),
-                    None => self.default_of(group),
-                });
+                let chosen = match (near, &simulation) {
+                    (Some(near), _) => near,
+                    (None, Some(s)) => {
+                        let among = self.with_room(n, kept[group], &load)?;
+                        s.earliest(n, &among, self.options.default_device)
+                    }
+                    (None, None) => self.default_of(group),
+                };
+                load[chosen] = load[chosen].saturating_add(kept[group]);
                 self.device[group] = Some(chosen);
             }
             if let (Some(s), Some(d)) = (&mut simulation, self.device[group]) {
@@ -98,7 +146,7 @@ impl<'a> Chooser<'a> {
         }
         drop(simulation);
         if generators.is_empty() {
-            return;
+            return Ok(());
         }
         let consumers = consumers(self.nodes);
         for n in generators {
@@ -108,6 +156,7 @@ impl<'a> Chooser<'a> {
             let agreed = first.filter(|d| of_consumers.all(|o| o == Some(*d)) && self.candidates[group].contains(d));
             self.device[group] = Some(agreed.unwrap_or_else(|| self.default_of(group)));
         }
+        Ok(())
     }
 
     fn default_of(&self, group: usize) -> usize {
@@ -120,6 +169,15 @@ impl<'a> Chooser<'a> {
         let input = self.nodes[n].inputs().first()?.node.index();
         self.device[self.groups.of_node(input)]
     }
+}
+
+/// The bytes that a node keeps between runs, as a variable does.
+fn kept_bytes(n: &Node, costs: &CostModel) -> u64 {
+    let shape = match n.op_name() {
+        "VarHandleOp" | "VariableV2" | "Variable" => n.attrs().shape("shape").cloned().unwrap_or(PartialShape::UNKNOWN),
+        _ => return 0,
+    };
+    n.attrs().dtype("dtype").map_or(0, |t| costs.tensor_bytes(&shape, t))
 }
 
 /// A node that makes its one output out of nothing, such as a constant: best where the output is used.
@@ -149,7 +207,7 @@ fn consumers(nodes: &[Arc<Node>]) -> Vec<Vec<usize>> {
 }
 
 /// An order in which the nodes could run, with each loop's back edges left out; smaller numbers first.
-fn topological(nodes: &[Arc<Node>]) -> Vec<usize> {
+pub(super) fn topological(nodes: &[Arc<Node>]) -> Vec<usize> {
     let mut waits = vec![0usize; nodes.len()];
     let mut next: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
     for (n, node) in nodes.iter().enumerate() {

@@ -3,13 +3,15 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use actorflow_actors::exec::Trace;
 use actorflow_core::graph::Node;
 use actorflow_core::{DType, DeviceName, PartialShape};
+use parking_lot::RwLock;
 
-use super::estimate;
+use super::{DeviceInfo, estimate};
 
 /// How fast tensors get from one device to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,13 +22,41 @@ pub struct Link {
     pub bytes_per_ns: f64,
 }
 
+/// What was measured: for each node, on each device, nanoseconds. Devices without a name are not known.
+#[derive(Debug, Default)]
+struct Measured(RwLock<HashMap<Arc<str>, Vec<(Arc<str>, u64)>>>);
+
+impl Clone for Measured {
+    fn clone(&self) -> Measured {
+        Measured(RwLock::new(self.0.read().clone()))
+    }
+}
+
+impl Measured {
+    fn put(&self, node: &Arc<str>, device: &Arc<str>, ns: u64) {
+        let mut all = self.0.write();
+        match all.entry(node.clone()) {
+            Entry::Vacant(v) => {
+                v.insert(vec![(device.clone(), ns)]);
+            }
+            Entry::Occupied(mut o) => match o.get_mut().iter_mut().find(|(d, _)| d == device) {
+                Some(known) => known.1 = ns,
+                None => o.get_mut().push((device.clone(), ns)),
+            },
+        }
+    }
+}
+
 /// The cost model: static estimates from operations and inferred shapes, replaced by what runs measured.
 ///
 /// The estimates are orders of magnitude; placement depends on their ratios. A node takes as long as its arithmetic or its
 /// memory traffic, whichever is slower, plus a fixed overhead.
+///
+/// A session whose [`SessionOptions::costs`](crate::SessionOptions::costs) this is adds what its traced runs measure, on all
+/// devices and tasks; sessions that share the model place by that from then on.
 #[derive(Debug, Clone)]
 pub struct CostModel {
-    measured: HashMap<Arc<str>, u64>,
+    measured: Measured,
     unknown_dim: u64,
     flops_per_ns: f64,
     bytes_per_ns: f64,
@@ -41,7 +71,7 @@ impl Default for CostModel {
     /// in 2 µs; between tasks they take 100 µs and a gigabyte per second: a data centre's network.
     fn default() -> Self {
         CostModel {
-            measured: HashMap::new(),
+            measured: Measured::default(),
             unknown_dim: 32,
             flops_per_ns: 16.0,
             bytes_per_ns: 8.0,
@@ -90,31 +120,49 @@ impl CostModel {
     }
 
     /// Takes measured costs in nanoseconds by the names of nodes, as [`Callable::costs`](crate::Callable::costs) gives them.
-    /// They replace estimates and earlier measurements of these nodes; 0 means that a node was not measured.
-    pub fn record(&mut self, costs: &[(Arc<str>, u32)]) {
+    /// They count where nothing was measured on a device of a known name, and replace earlier ones; 0 means that a node was
+    /// not measured.
+    pub fn record(&self, costs: &[(Arc<str>, u32)]) {
+        let unknown: Arc<str> = "".into();
         for (name, ns) in costs {
             if *ns > 0 {
-                self.measured.insert(name.clone(), u64::from(*ns));
+                self.measured.put(name, &unknown, u64::from(*ns));
             }
         }
     }
 
-    /// Takes the mean times of a traced run's nodes, which replace estimates and earlier measurements.
-    pub fn record_trace(&mut self, trace: &Trace) {
-        let mut sums: HashMap<&Arc<str>, (u64, u64)> = HashMap::new();
+    /// Takes the mean times of a traced run's nodes, which replace estimates and earlier measurements on the same devices.
+    pub fn record_trace(&self, trace: &Trace) {
+        let mut sums: HashMap<(&Arc<str>, &Arc<str>), (u64, u64)> = HashMap::new();
         for n in &trace.nodes {
-            let (sum, runs) = sums.entry(&n.name).or_default();
+            let (sum, runs) = sums.entry((&n.name, &n.device)).or_default();
             *sum = sum.saturating_add(n.duration_ns);
             *runs += 1;
         }
-        for (name, (sum, runs)) in sums {
-            self.measured.insert(name.clone(), sum / runs);
+        for ((name, device), (sum, runs)) in sums {
+            self.measured.put(name, device, sum / runs);
         }
     }
 
-    /// What a node was measured to cost, in nanoseconds, if it was.
+    /// What a node was measured to cost, in nanoseconds, if it was: the mean over the devices.
     pub fn measured_ns(&self, node: &str) -> Option<u64> {
-        self.measured.get(node).copied()
+        let all = self.measured.0.read();
+        let found = all.get(node)?;
+        let sum = found.iter().fold(0u64, |sum, (_, ns)| sum.saturating_add(*ns));
+        sum.checked_div(found.len() as u64)
+    }
+
+    /// What a node was measured to cost on a device of that full name, in nanoseconds, if it was.
+    pub fn measured_on(&self, node: &str, device: &str) -> Option<u64> {
+        let all = self.measured.0.read();
+        let found = all.get(node)?.iter().find(|(d, _)| **d == *device);
+        found.map(|(_, ns)| *ns)
+    }
+
+    /// What running a node once costs on a device, in nanoseconds: measured there, or else elsewhere, or else estimated.
+    pub fn compute_ns_on(&self, node: &Node, inputs: &[PartialShape], device: &DeviceInfo) -> u64 {
+        self.measured_on(node.name(), &device.name.to_string())
+            .unwrap_or_else(|| self.compute_ns(node, inputs, device.threads))
     }
 
     /// What running a node once costs on a device of so many threads, in nanoseconds; `inputs` are the shapes of its

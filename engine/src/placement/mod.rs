@@ -44,7 +44,7 @@ use groups::Groups;
 pub struct DeviceInfo {
     /// The full name.
     pub name: DeviceName,
-    /// The budget for tensors in bytes; 0 if it is not known.
+    /// The budget for tensors in bytes; 0 if it is not known. [`Free::CostModel`] puts no more bytes of variables there.
     pub memory: usize,
     /// How many threads run its kernels.
     pub threads: usize,
@@ -154,7 +154,8 @@ pub fn supports(_op: &OpDef, kind: &str) -> bool {
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` if there is no device, a device's name is not full or is there twice, or the options or `before`
-/// do not fit; and, naming the nodes and what they ask for, if nodes ask for a device that there is not, or nodes that
+/// do not fit; `RESOURCE_EXHAUSTED` naming a variable and the devices, if [`Free::CostModel`] finds none that has the
+/// [memory](DeviceInfo::memory) for it; and, naming the nodes and what they ask for, if nodes ask for a device that there is not, or nodes that
 /// have to be together for different ones. [`PlaceOptions::soft`] makes moves of these, except where nodes were placed
 /// on different devices earlier or no device has all of the kernels.
 ///
@@ -213,12 +214,31 @@ pub fn place(
         });
     }
     let chooser = choose::Chooser::new(&nodes, devices, &groups, &candidates, options);
-    let of_group = chooser.choose();
+    let of_group = chooser.choose()?;
     Ok(Placement {
         device_of: (0..nodes.len()).map(|n| of_group[groups.of_node(n)]).collect(),
         default_device: options.default_device,
         moves,
     })
+}
+
+/// How long a run of all nodes takes where they are placed, in nanoseconds, by the simulation that [`Free::CostModel`] places by.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if the placement is on other devices.
+pub fn estimated_ns(graph: &Graph, devices: &[DeviceInfo], placement: &Placement, costs: &CostModel) -> Result<u64> {
+    let nodes = graph.nodes();
+    let several_tasks = devices.windows(2).any(|w| w[0].name.task() != w[1].name.task());
+    let groups = Groups::of(&nodes, several_tasks);
+    let mut simulation = simulate::Simulation::new(&nodes, devices, &groups, costs);
+    for n in choose::topological(&nodes) {
+        let device = placement.device_of(nodes[n].id());
+        if device >= devices.len() {
+            return Err(Error::invalid("the placement is on other devices: it has more of them"));
+        }
+        simulation.run(n, device);
+    }
+    Ok(simulation.end())
 }
 
 fn check_devices(devices: &[DeviceInfo], options: &PlaceOptions) -> Result<()> {

@@ -16,9 +16,7 @@ pub(super) struct Simulation<'a> {
     devices: &'a [DeviceInfo],
     groups: &'a Groups,
     costs: &'a CostModel,
-    /// Which of the different numbers of threads each device has.
-    speed: Vec<usize>,
-    /// What each node costs with each number of threads.
+    /// What each node costs on each device.
     cost: Vec<Vec<u64>>,
     /// When each device is done with what it was given.
     idle_from: Vec<u64>,
@@ -33,23 +31,15 @@ impl<'a> Simulation<'a> {
         groups: &'a Groups,
         costs: &'a CostModel,
     ) -> Self {
-        let mut threads: Vec<usize> = devices.iter().map(|d| d.threads).collect();
-        threads.sort_unstable();
-        threads.dedup();
-        let speed = devices
-            .iter()
-            .map(|d| threads.partition_point(|t| *t < d.threads))
-            .collect();
         let cost = nodes
             .iter()
             .map(|n| {
                 let inputs = shapes_of_inputs(nodes, n);
-                threads.iter().map(|t| costs.compute_ns(n, &inputs, *t)).collect()
+                devices.iter().map(|d| costs.compute_ns_on(n, &inputs, d)).collect()
             })
             .collect();
         Simulation {
             nodes,
-            speed,
             cost,
             devices,
             groups,
@@ -105,7 +95,12 @@ impl<'a> Simulation<'a> {
     }
 
     fn cost(&self, n: usize, d: usize) -> u64 {
-        self.cost[n][self.speed[d]]
+        self.cost[n][d]
+    }
+
+    /// When the last device is done with what it was given.
+    pub(super) fn end(&self) -> u64 {
+        self.idle_from.iter().copied().max().unwrap_or(0)
     }
 }
 

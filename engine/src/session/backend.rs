@@ -229,7 +229,7 @@ impl Backend {
                     deadline: how.deadline,
                     cancel: how.cancel,
                     trace: how.trace,
-                    part: None,
+                    ..RunOptions::default()
                 };
                 e.run(plan, feeds, options)
             }

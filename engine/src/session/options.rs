@@ -30,7 +30,9 @@ pub struct SessionOptions {
     pub soft_placement: bool,
     /// Where nodes go that no constraint binds.
     pub free_nodes: Free,
-    /// What nodes cost, for [`Free::CostModel`]; estimates from shapes alone if there is none.
+    /// What nodes cost, for [`Free::CostModel`]; estimates from shapes alone if there is none. Traced runs over several
+    /// devices add what they measure, on every device and task, so that sessions which are made with the same model later
+    /// place by that. Nodes that a session has placed stay where they are.
     pub costs: Option<Arc<CostModel>>,
     /// Send single-precision tensors between processes as bfloat16: half the bytes, and 8 of 24 bits of the mantissa.
     /// [`lossy`](crate::placement::lossy) and [`lossless`](crate::placement::lossless) decide for single tensors.

@@ -17,11 +17,14 @@ use std::time::{Duration, Instant};
 
 use actorflow::cluster::identity::{Authority, Identity};
 use actorflow::cluster::{ClusterSpec, Server, ServerOptions, TaskName};
+use actorflow::train::monitored::MonitoredSession;
+use actorflow::train::monitored::hooks::{CheckpointSaverHook, Every, StopAtStepHook};
 use actorflow::train::optimizer::Momentum;
 use actorflow::train::parallel::{Model, Replica, ReplicaOptions, Strategy};
 use actorflow::{Code, DType, Graph, GraphVariables, Result, Session, SessionOptions, Tensor};
 
 /// What a started process is: a folder, a job, a number, a strategy and the elements of its variable, with spaces between them.
+/// A strategy after `monitored-` is driven by a monitored session.
 const TASK: &str = "ACTORFLOW_TEST_TASK";
 const HOUR: Duration = Duration::from_secs(3600);
 /// Elements of the variable: enough for two buckets of an all-reduce.
@@ -42,6 +45,14 @@ fn model(g: &Graph, size: usize) -> Result<Model> {
     })
 }
 
+/// The same with another variable, which the second server has.
+fn model_of_two(g: &Graph, size: usize) -> Result<Model> {
+    let mut model = model(g, size)?;
+    let more = g.variable("more", 0f32)?;
+    model.loss = (&model.loss + &*more)?;
+    Ok(model)
+}
+
 fn session() -> SessionOptions {
     SessionOptions {
         pin: false,
@@ -49,11 +60,64 @@ fn session() -> SessionOptions {
     }
 }
 
-fn task(dir: &Path, job: &str, index: u32, strategy: Strategy, size: usize, computing: &AtomicU64) -> Result<()> {
+/// The last step of a monitored training.
+pub(crate) const LAST: i64 = 120;
+
+/// Steps in a monitored session until the last one, which pauses in between so that tasks can be killed before it.
+fn monitored(dir: &Path, server: Server, replica: Replica, filters: Vec<String>, size: usize) -> Result<()> {
+    let checkpoints = dir.join("checkpoints").display().to_string();
+    let mut s = MonitoredSession::for_replica(replica)
+        .sessions(move |g| {
+            let options = SessionOptions {
+                device_filters: filters.clone(),
+                ..session()
+            };
+            Session::on(g, &server, options)
+        })
+        .checkpoint_dir(&checkpoints)
+        .chief_hook(CheckpointSaverHook::new(&checkpoints, Every::Steps(5)))
+        .hook(StopAtStepHook::last_step(LAST))
+        .build()?;
+    let x = Tensor::full([size], 1f32)?;
+    while !s.should_stop() {
+        match s.step(std::slice::from_ref(&x)) {
+            Ok(r) => {
+                println!("STEP {} {}", r.global_step, u8::from(r.applied));
+                let kept = s.replica().map_or_else(|| Ok(Vec::new()), Replica::kept)?;
+                // Each element has had every update, on both servers, whether it was restored or not.
+                let wrong = |t: &Tensor| -> Result<bool> {
+                    let expected = -(r.global_step as f32);
+                    Ok(t.to_vec::<f32>()?.iter().any(|x| *x != expected))
+                };
+                for (name, value) in kept {
+                    if wrong(&value)? {
+                        println!("TORN {name} {:?} at step {}", value.to_vec::<f32>()?[0], r.global_step);
+                    }
+                }
+            }
+            Err(e) if e.code() == Code::OutOfRange => break,
+            Err(e) => return Err(e),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("RECOVERIES {}", s.recoveries());
+    s.close()?;
+    println!("END");
+    // What others still ask of the server is answered.
+    std::thread::sleep(Duration::from_secs(60));
+    Ok(())
+}
+
+fn task(dir: &Path, job: &str, index: u32, strategy: &str, size: usize, computing: &AtomicU64) -> Result<()> {
+    let (is_monitored, strategy) = match strategy.strip_prefix("monitored-") {
+        Some(rest) => (true, rest.parse()?),
+        None => (false, strategy.parse::<Strategy>()?),
+    };
     let spec = ClusterSpec::from_file(dir.join("cluster.json"))?;
     let identity = Identity::load(&dir.join(format!("{job}{index}")))?;
     let server = Server::start(ServerOptions {
         session: session(),
+        directories: vec![dir.display().to_string()],
         ..ServerOptions::new(spec.clone(), TaskName::new(job, index)?, identity)
     })?;
     println!("UP");
@@ -77,7 +141,11 @@ fn task(dir: &Path, job: &str, index: u32, strategy: Strategy, size: usize, comp
     } else {
         "ps"
     }));
-    let mut replica = Replica::build(&g, Momentum::new(1.0, 0.0).into(), options, |g| model(g, size))?;
+    let build = if is_monitored { model_of_two } else { model };
+    let mut replica = Replica::build(&g, Momentum::new(1.0, 0.0).into(), options, |g| build(g, size))?;
+    if is_monitored {
+        return monitored(dir, server, replica, filters, size);
+    }
     let session = Session::on(
         &g,
         &server,
@@ -128,7 +196,7 @@ fn a_process_is_a_task_if_it_was_started_as_one() {
         std::process::exit(0);
     });
     let (index, size) = (index.parse().unwrap(), size.parse().unwrap());
-    if let Err(e) = task(Path::new(dir), job, index, strategy.parse().unwrap(), size, &computing) {
+    if let Err(e) = task(Path::new(dir), job, index, strategy, size, &computing) {
         println!("FAILED {e}");
         let _ = std::io::stdout().flush();
         std::process::exit(1);

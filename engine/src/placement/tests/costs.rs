@@ -84,7 +84,7 @@ fn measurements_replace_estimates() {
     let x = matrix(&g, 4);
     let ends = [x.unary("Neg").unwrap(), x.unary("Abs").unwrap()];
     assert_eq!(on(&by_costs(&g, &cpus(2), CostModel::new()), &ends).len(), 1);
-    let mut costs = CostModel::new();
+    let costs = CostModel::new();
     let named = |o: &Output| o.op().node().shared_name().clone();
     costs.record(&[(named(&ends[0]), 1_000_000), (named(&ends[1]), 0)]);
     assert_eq!(costs.measured_ns("Neg"), Some(1_000_000));
@@ -95,17 +95,84 @@ fn measurements_replace_estimates() {
 #[test]
 fn a_trace_is_recorded_by_the_mean_of_a_nodes_runs() {
     let run = |name: &str, duration_ns| NodeTrace {
+        device: "/job:localhost/task:0/device:CPU:0".into(),
         name: name.into(),
         op: "Neg",
         start_ns: 0,
         duration_ns,
         thread: String::new(),
     };
-    let mut costs = CostModel::new();
+    let costs = CostModel::new();
     costs.record_trace(&Trace {
         nodes: vec![run("a", 10), run("a", 30), run("b", 5)],
+        left_out: 0,
     });
     assert_eq!((costs.measured_ns("a"), costs.measured_ns("b")), (Some(20), Some(5)));
+}
+
+#[test]
+fn what_was_measured_on_a_device_counts_there() {
+    let g = Graph::new();
+    let x = matrix(&g, 4).unary("Neg").unwrap();
+    let costs = CostModel::new();
+    let at = |device: &str, duration_ns| NodeTrace {
+        device: device.into(),
+        name: x.op().node().shared_name().clone(),
+        op: "Neg",
+        start_ns: 0,
+        duration_ns,
+        thread: String::new(),
+    };
+    let devices = cpus(2);
+    let names: Vec<String> = devices.iter().map(|d| d.name.to_string()).collect();
+    costs.record_trace(&Trace {
+        nodes: vec![at(&names[0], 9_000_000), at(&names[1], 1_000)],
+        left_out: 0,
+    });
+    let name = x.op().name();
+    assert_eq!(costs.measured_on(&name, &names[0]), Some(9_000_000));
+    assert_eq!(costs.measured_on(&name, &names[1]), Some(1_000));
+    assert_eq!(on(&by_costs(&g, &devices, costs), &[x]), HashSet::from([1]));
+}
+
+#[test]
+fn no_device_is_given_more_variables_than_it_has_memory_for() {
+    let g = Graph::new();
+    let mut handles = Vec::new();
+    for i in 0..4 {
+        let v = g
+            .op("VarHandleOp")
+            .attr("dtype", DType::F32)
+            .attr("shape", PartialShape::vector(Some(100)));
+        handles.push(
+            v.attr("shared_name", format!("v{i}").as_str())
+                .name(&format!("v{i}"))
+                .output()
+                .unwrap(),
+        );
+    }
+    let mut devices = cpus(2);
+    let place_on = |devices: &[DeviceInfo]| {
+        let options = PlaceOptions {
+            free: Free::CostModel,
+            ..PlaceOptions::default()
+        };
+        place(&g, devices, None, &options)
+    };
+    for d in &mut devices {
+        d.memory = 800;
+    }
+    let p = place_on(&devices).unwrap();
+    let on_first = handles.iter().filter(|h| p.device_of(h.op().id()) == 0).count();
+    assert_eq!(on_first, 2);
+    devices[1].memory = 799;
+    let e = place_on(&devices).unwrap_err();
+    assert_eq!(e.code(), actorflow_core::Code::ResourceExhausted);
+    for part in ["\"v3\"", "400 bytes", "CPU:0 has 0 left", "CPU:1 has 399 left"] {
+        assert!(e.message().contains(part), "{e}");
+    }
+    devices[1].memory = 0;
+    place_on(&devices).unwrap();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use actorflow_core::cancel::CancelToken;
 use actorflow_core::gradient::{Grad, IndexedSlices};
+use actorflow_core::graph::keys;
 use actorflow_core::{DType, Error, Graph, Operation, Output, Result, Tensor};
 
 use super::buckets::{Buckets, exchange};
@@ -348,10 +349,15 @@ fn shards(
     }
     let reduces = options.strategy == Strategy::AllReduce;
     let step = match (reduces, places.first()) {
-        (true, _) => {
-            let v = g.variable_builder("global_step").not_trainable();
-            v.build(0i64)?
-        }
+        // The model's own, of its learning rate, or one that replicas of one process do not share.
+        (true, _) => match g.collection_outputs(keys::GLOBAL_STEP)?.first() {
+            Some(handle) => Variable::from_handle(handle)?,
+            None => {
+                let v = g.variable_builder("global_step").not_trainable().build(0i64)?;
+                g.add_to_collection(keys::GLOBAL_STEP, v.handle().name());
+                v
+            }
+        },
         (false, first) => {
             let _there = g.device_scope(first.map_or("", |p| p.0.as_str()));
             g.global_step()?

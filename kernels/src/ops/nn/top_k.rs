@@ -304,7 +304,9 @@ mod tests {
         let g = Graph::new();
         let x = g.constant([[3f32, 1., f32::INFINITY, 5., 5., 2.]]).unwrap();
         let op = g.op("ApproxTopK").input(&x).attr("k", 3i64).finish().unwrap();
-        let dx = gradients(&[op.output(0).unwrap()], std::slice::from_ref(&x)).unwrap().remove(0);
+        let dx = gradients(&[op.output(0).unwrap()], std::slice::from_ref(&x))
+            .unwrap()
+            .remove(0);
         let mut outs = op.outputs();
         outs.push(dx.unwrap().to_dense().unwrap());
         let out = Interpreter::default().run(&outs, &[], &[]).unwrap();

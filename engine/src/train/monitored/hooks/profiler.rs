@@ -12,26 +12,35 @@ use super::step::StepReader;
 use super::timer::{Every, Timer};
 use crate::train::monitored::{RunArgs, RunContext, RunValues, SessionHook};
 
-/// A trace in the format of Chrome's `about:tracing` and of Perfetto, with a row for each thread; times in microseconds.
+/// A trace in the format of Chrome's `about:tracing` and of Perfetto; times in microseconds. Each task of a cluster is a
+/// process of it, with a row for each thread of each device.
 pub fn chrome_trace(trace: &Trace) -> String {
-    let mut rows: HashMap<&str, usize> = HashMap::new();
+    let mut tasks: HashMap<&str, usize> = HashMap::new();
+    let mut rows: HashMap<(usize, &str, &str), usize> = HashMap::new();
     let mut events: Vec<Value> = Vec::with_capacity(trace.nodes.len());
     for node in &trace.nodes {
+        let (task, device) = node.device.split_once("/device:").unwrap_or((&node.device, ""));
+        let next = tasks.len();
+        let pid = *tasks.entry(task).or_insert(next);
+        if pid == next {
+            let args = json!({ "name": task });
+            events.push(json!({ "name": "process_name", "ph": "M", "pid": pid, "args": args }));
+        }
         let next = rows.len();
-        let row = *rows.entry(&node.thread).or_insert(next);
+        let row = *rows.entry((pid, device, &node.thread)).or_insert(next);
         if row == next {
-            let args = json!({ "name": node.thread });
-            events.push(json!({ "name": "thread_name", "ph": "M", "pid": 0, "tid": row, "args": args }));
+            let args = json!({ "name": format!("{device} {}", node.thread) });
+            events.push(json!({ "name": "thread_name", "ph": "M", "pid": pid, "tid": row, "args": args }));
         }
         events.push(json!({
             "name": node.op,
             "cat": "Op",
             "ph": "X",
-            "pid": 0,
+            "pid": pid,
             "tid": row,
             "ts": node.start_ns as f64 / 1e3,
             "dur": node.duration_ns as f64 / 1e3,
-            "args": { "name": &*node.name, "op": node.op },
+            "args": { "name": &*node.name, "op": node.op, "device": &*node.device },
         }));
     }
     json!({ "traceEvents": events, "displayTimeUnit": "ns" }).to_string()
