@@ -393,7 +393,7 @@ fn a_trace_has_the_nodes_of_all_devices() {
         let (out, trace) = s.runner().feed(&x, feed).fetch(&last).run_traced().unwrap();
         assert_eq!(out[0], Tensor::vector(&[4f32, 5.0]));
         for i in 0..3 {
-            let device = format!("/job:localhost/task:0/device:CPU:{i}");
+            let device = format!("/job:localhost/replica:0/task:0/device:CPU:{i}");
             assert!(
                 trace.nodes.iter().any(|n| *n.device == *device),
                 "no {device}: {trace:?}"
@@ -409,7 +409,8 @@ fn a_trace_has_the_nodes_of_all_devices() {
 #[test]
 fn a_session_places_by_what_the_runs_of_another_have_measured() {
     let g = Graph::new();
-    let x = g.placeholder("x", DType::F32, [None, None]).unwrap();
+    let given = g.placeholder("x", DType::F32, [None, None]).unwrap();
+    let x = given.unary("Neg").unwrap();
     let chain = || -> actorflow::Output {
         let mut y = x.matmul(&x).unwrap();
         for _ in 0..4 {
@@ -437,7 +438,7 @@ fn a_session_places_by_what_the_runs_of_another_have_measured() {
     let feed = Tensor::full([192, 192], 0.01f32).unwrap();
     first
         .runner()
-        .feed(&x, feed)
+        .feed(&given, feed)
         .fetch(&ends[0])
         .fetch(&ends[1])
         .run_traced()
