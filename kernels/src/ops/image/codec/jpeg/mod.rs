@@ -1,8 +1,8 @@
 //! `EncodeJpeg`, `EncodeJpegVariableQuality`, and what decoding JPEG files takes.
 //!
-//! Files are those of the Independent JPEG Group's library, byte for byte, as TensorFlow writes them: [`coefficients`] are
-//! computed from pixels, and [`scans`] code them. Pixels are that library's too, bit for bit: [`file`] reads the coefficients
-//! of sequential and progressive files, and [`restore`] makes pixels of them.
+//! Files are those of the Independent JPEG Group's library, byte for byte, as TensorFlow writes them: `coefficients` are
+//! computed from pixels, and `scans` code them. Pixels are that library's too, bit for bit: `file` reads the coefficients
+//! of sequential and progressive files, and `restore` makes pixels of them.
 #![forbid(unsafe_code)]
 
 mod coefficients;
