@@ -20,7 +20,7 @@ static DIGITS: &[u8] = include_bytes!("../cli/data/digits.csv.gz");
 const PIXELS: usize = 64;
 /// Images of a step, of all workers together.
 const BATCH: usize = 32;
-const EPOCHS: usize = 60;
+const EPOCHS: usize = 150;
 const TARGET: f64 = 0.97;
 
 /// Pixels and labels.
