@@ -114,9 +114,12 @@ fn work(options: ReplicaOptions, session: &Session, sets: &[Images; 2]) -> Resul
     let g = Graph::new();
     // Gradients that come late act as momentum themselves (Mitliagkas et al., "Asynchrony begets momentum", 2016): with all of
     // it on top, more than two workers make the loss grow once in a while, unless late ones count less.
-    let in_time = matches!(strategy.to_string().as_str(), "allreduce" | "async-scaled");
-    let late = workers > 2 && !in_time && !strategy.to_string().starts_with("sync");
-    let rule = Momentum::new(0.05, if late { 0.5 } else { 0.9 });
+    let late = match strategy {
+        Strategy::Async { scale_by_staleness } => !scale_by_staleness,
+        Strategy::Hybrid { .. } | Strategy::Ssp { .. } => true,
+        Strategy::Sync { .. } | Strategy::AllReduce => false,
+    };
+    let rule = Momentum::new(0.05, if late && workers > 2 { 0.5 } else { 0.9 });
     let mut replica = Replica::build(&g, rule.into(), options, |g| network(g).map(|(model, _)| model))?;
     replica.start(&session.sibling(&g))?;
     let judge = Judge::new(&sets[1])?;
