@@ -96,6 +96,10 @@ const UNSAFE_FILES: &[Exception] = &[
         why: "system calls for core affinity",
     },
     Exception {
+        path: "transport/src/lane/memory.rs",
+        why: "memory that two processes have mapped",
+    },
+    Exception {
         path: "kernels/src/math/simd.rs",
         why: "loops compiled for instruction sets that are found at run time",
     },

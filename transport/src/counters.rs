@@ -49,6 +49,8 @@ counters! {
     datagrams_lost,
     /// Connections that got as far as knowing their peer.
     connected,
+    /// Connections whose frames go through memory that is shared with the peer, on the same machine.
+    lanes,
     /// Connections lost after that.
     lost,
     /// Handshakes refused: no certificate of the cluster, another cluster, too many at once.

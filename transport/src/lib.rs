@@ -6,19 +6,19 @@
 //! - [`identity`]: certificates and subjects
 //! - [`frame`]: how messages and tensors are laid out in a stream
 //! - [`proto`]: one connection as a pure state machine, without sockets and without a clock
+//! - `lane`: memory that the two ends of a connection share, if they are on one machine
 //! - [`sim`]: many of these machines in one simulated network, for tests
 //! - [`quic`]: the endpoint; the only place that names the QUIC library
 //!
 //! Depends on `actorflow-core` alone: graphs, kernels and actors are unknown here, and a tensor's destination is an edge
 //! number that both sides agreed on. There is no plaintext mode.
-#![forbid(unsafe_code)]
-
 pub mod counters;
 pub mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod header;
 pub mod identity;
+mod lane;
 pub mod limits;
 pub mod message;
 pub mod proto;

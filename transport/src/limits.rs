@@ -31,6 +31,9 @@ pub struct Limits {
     pub streams: usize,
     /// Bytes of memory that frames of one peer that have come in part may hold together, over all its connections.
     pub unfinished: usize,
+    /// Connections of an endpoint whose frames go through memory that it shares with a peer on the same machine, 2 MiB each;
+    /// beyond it they go through QUIC, and with 0 all do.
+    pub lanes: usize,
     /// Connections of an endpoint.
     pub connections: usize,
     /// Connections that one address (of IPv6, one network of 64 bits) may have made to an endpoint, those that are ending
@@ -57,6 +60,7 @@ impl Default for Limits {
             pending_requests: 16 << 10,
             streams: 256,
             unfinished: 32 << 30,
+            lanes: 64,
             connections: 1024,
             connections_per_address: 768,
             connections_per_member: 128,

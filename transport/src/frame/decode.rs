@@ -11,6 +11,7 @@ use super::archive::{
     ArchivedCreditHeader, ArchivedFailureHeader, ArchivedHelloHeader, ArchivedMessageHeader, ArchivedParcelHeader,
     ArchivedStampHeader, ArchivedTensorHeader,
 };
+use super::arriving::Arriving;
 use super::intake::Intake;
 use super::tensor::{Announced, Filling, STRING, read_strings};
 use super::{
@@ -105,7 +106,7 @@ impl Decoder {
     ///
     /// # Errors
     /// What is wrong with the stream; nothing more can be read from it.
-    pub fn push(&mut self, chunk: &mut Bytes, intake: &mut Intake) -> Result<Option<Frame>, Fault> {
+    pub fn push(&mut self, chunk: &mut impl Arriving, intake: &mut Intake) -> Result<Option<Frame>, Fault> {
         let frame = self.advance(chunk, intake)?;
         let (partial, charged) = (self.partial.len() as u64, self.charged);
         if partial > charged {
@@ -116,7 +117,7 @@ impl Decoder {
         Ok(frame)
     }
 
-    fn advance(&mut self, chunk: &mut Bytes, intake: &mut Intake) -> Result<Option<Frame>, Fault> {
+    fn advance(&mut self, chunk: &mut impl Arriving, intake: &mut Intake) -> Result<Option<Frame>, Fault> {
         loop {
             match &mut self.state {
                 State::Prefix => {
@@ -157,22 +158,27 @@ impl Decoder {
 }
 
 /// The next `n` bytes, once they have come: as they lie in `chunk` if they are all there, else put together.
-fn take(partial: &mut BytesMut, chunk: &mut Bytes, n: usize) -> Option<Bytes> {
+fn take(partial: &mut BytesMut, chunk: &mut impl Arriving, n: usize) -> Option<Bytes> {
     if partial.is_empty() && chunk.len() >= n {
-        return Some(chunk.split_to(n));
+        return Some(chunk.take(n));
     }
-    let missing = n.saturating_sub(partial.len());
+    let (have, missing) = (partial.len(), n.saturating_sub(partial.len()));
     if partial.is_empty() {
         partial.reserve(n.min(FIRST));
     }
-    let part = chunk.split_to(missing.min(chunk.len()));
-    partial.extend_from_slice(&part);
+    partial.resize(have + missing.min(chunk.len()), 0);
+    chunk.copy_to(&mut partial[have..]);
     (partial.len() >= n).then(|| partial.split().freeze())
 }
 
 impl Assembly {
     /// Takes what it can from `chunk`; whether the payload is complete.
-    fn advance(&mut self, partial: &mut BytesMut, chunk: &mut Bytes, intake: &mut Intake) -> Result<bool, Fault> {
+    fn advance(
+        &mut self,
+        partial: &mut BytesMut,
+        chunk: &mut impl Arriving,
+        intake: &mut Intake,
+    ) -> Result<bool, Fault> {
         if self.parts.0.is_none() {
             self.parts.0 = self.piece(self.header, partial, chunk, intake)?;
             if self.parts.0.is_none() {
@@ -211,7 +217,7 @@ impl Assembly {
         &mut self,
         n: usize,
         partial: &mut BytesMut,
-        chunk: &mut Bytes,
+        chunk: &mut impl Arriving,
         intake: &mut Intake,
     ) -> Result<Option<Bytes>, Fault> {
         if n <= ON_HEAP || (self.filling.is_none() && chunk.len() >= n) {

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod arriving;
 mod decode;
 pub(crate) mod encode;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -30,6 +31,7 @@ use actorflow_core::{Code, Error, Result};
 
 use crate::message::{Message, Parcel};
 
+pub use arriving::Arriving;
 pub use decode::Decoder;
 pub use encode::Encoded;
 pub use intake::{Intake, Ledger};

@@ -3,9 +3,10 @@
 
 use actorflow_core::tensor::human;
 use actorflow_core::{DType, Error, Result, Shape, Tensor};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use super::archive::TensorHeader;
+use super::arriving::Arriving;
 use super::intake::Intake;
 use super::{Fault, MAX_RANK, malformed};
 
@@ -164,11 +165,16 @@ impl Filling {
     ///
     /// # Errors
     /// There is no memory, in the pool or in what the peer may hold.
-    pub(super) fn fill(&mut self, chunk: &mut Bytes, intake: &mut Intake, account: &mut u64) -> Result<bool, Fault> {
+    pub(super) fn fill(
+        &mut self,
+        chunk: &mut impl Arriving,
+        intake: &mut Intake,
+        account: &mut u64,
+    ) -> Result<bool, Fault> {
         if self.whole.is_none() {
             let coming = chunk.len().min(self.announced.bytes - self.filled);
             if self.filled.saturating_add(coming).saturating_mul(SHARE) < self.announced.bytes {
-                self.put_aside(&chunk.split_to(coming), intake, account)?;
+                self.put_aside(chunk, coming, intake, account)?;
                 return Ok(false);
             }
             self.gather(intake, account)?;
@@ -179,17 +185,22 @@ impl Filling {
             return Ok(true);
         };
         let n = rest.len().min(chunk.len());
-        rest[..n].copy_from_slice(&chunk[..n]);
-        chunk.advance(n);
+        chunk.copy_to(&mut rest[..n]);
         self.filled += n;
         Ok(n == rest.len())
     }
 
-    fn put_aside(&mut self, mut coming: &[u8], intake: &mut Intake, account: &mut u64) -> Result<(), Fault> {
-        while !coming.is_empty() {
+    fn put_aside(
+        &mut self,
+        chunk: &mut impl Arriving,
+        mut coming: usize,
+        intake: &mut Intake,
+        account: &mut u64,
+    ) -> Result<(), Fault> {
+        while coming > 0 {
             if self.free == 0 {
                 let most = self.announced.bytes.div_ceil(SHARE) - self.filled;
-                let size = self.filled.min(most).max(coming.len());
+                let size = self.filled.min(most).max(coming);
                 intake.charge(account, size as u64)?;
                 self.charged += size as u64;
                 let piece =
@@ -201,9 +212,9 @@ impl Filling {
                 return Ok(());
             };
             let at = bytes.len() - self.free;
-            let n = self.free.min(coming.len());
-            bytes[at..at + n].copy_from_slice(&coming[..n]);
-            coming = &coming[n..];
+            let n = self.free.min(coming);
+            chunk.copy_to(&mut bytes[at..at + n]);
+            coming -= n;
             self.free -= n;
             self.filled += n;
         }

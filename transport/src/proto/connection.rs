@@ -92,6 +92,11 @@ impl<K> Connection<K> {
         self.put(Class::Control, Body::Hello(hello), false);
     }
 
+    /// Sends a word that asks for nothing.
+    pub fn ping(&mut self) {
+        self.put(Class::Control, Body::Ping, false);
+    }
+
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Action<K>> {
         let action = self.actions.pop_front()?;

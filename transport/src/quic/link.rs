@@ -61,6 +61,10 @@ pub(super) struct Link {
     heard: AtomicU64,
     /// A later run of the peer has come: nothing of this one is told any more.
     fenced: AtomicBool,
+    /// The peer has rung.
+    rung: AtomicBool,
+    /// Its frames go through shared memory.
+    shares: AtomicBool,
     /// One side has closed it because there is another one, and nothing was pending.
     replaced: AtomicBool,
     outbox: Mutex<Outbox>,
@@ -112,6 +116,8 @@ impl Link {
             ended_at: OnceLock::new(),
             heard: AtomicU64::new(nanos(shared.time(now))),
             fenced: AtomicBool::new(false),
+            rung: AtomicBool::new(false),
+            shares: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
             outbox: Mutex::default(),
             crowded: AtomicBool::new(false),
@@ -232,15 +238,35 @@ impl Link {
         self.state.lock().datagram(event);
     }
 
+    /// The peer's bell was heard.
+    pub(super) fn rung(&self) {
+        self.rung.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was since this was last asked.
+    pub(super) fn take_rung(&self) -> bool {
+        self.rung.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn set_shares(&self) {
+        self.shares.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its frames go through memory shared with the peer.
+    pub(super) fn shares(&self) -> bool {
+        self.shares.load(Ordering::Relaxed)
+    }
+
     /// The reactor's part after something has come or a timer is due: takes it in and tells users, without sending.
-    pub(super) fn advance(self: &Arc<Self>, shared: &Shared, now: Instant) {
-        let ups = {
+    /// Whether there is more to take in, of which no event will tell.
+    pub(super) fn advance(self: &Arc<Self>, shared: &Shared, now: Instant) -> bool {
+        let (ups, more) = {
             let mut state = self.state.lock();
             if nanos(shared.time(now)) >= self.deadline.load(Ordering::Relaxed) {
                 state.timeout(shared, self, now);
             }
-            state.take_in(shared, self, now);
-            state.take_ups()
+            let more = state.take_in(shared, self, now);
+            (state.take_ups(), more)
         };
         self.waiters
             .lock()
@@ -248,6 +274,7 @@ impl Link {
             .into_iter()
             .for_each(|w| w.expired(self.addr));
         self.tell(shared, ups);
+        more
     }
 
     /// Carries out wishes and sends what there is, unless another thread is at it: then it will.

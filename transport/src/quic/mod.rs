@@ -6,6 +6,7 @@ mod config;
 mod cork;
 mod dial;
 mod link;
+mod local;
 mod peer;
 mod reactor;
 mod renewal;
@@ -127,7 +128,7 @@ impl Endpoint {
         let helpers = options.threads.saturating_sub(1).min(MAX_HELPERS);
         let socket = Socket::bind(options.bind)?;
         let setup = Setup::new(options.identity, &limits, &options.timing, socket.buffer())?;
-        let (poll, waker) = reactor::poll()?;
+        let (poll, waker, registry) = reactor::poll()?;
         let server = setup.server(socket.local, None);
         let config = Arc::new(config::endpoint()?);
         let shared = Shared::new(Parts {
@@ -141,6 +142,7 @@ impl Endpoint {
             incarnation: options.incarnation,
             epoch: options.epoch,
             waker,
+            registry,
             helpers,
         });
         let grace = Arc::new(Mutex::new(Duration::ZERO));

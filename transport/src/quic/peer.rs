@@ -167,6 +167,11 @@ impl Peer {
         self.link.was_replaced()
     }
 
+    /// Whether what is sent goes through memory that is shared with the peer, which is on the same machine.
+    pub fn shares_memory(&self) -> bool {
+        self.link.shares()
+    }
+
     /// Closes the connection, telling the peer why.
     pub fn close(&self, why: &str) {
         self.give_up(Error::cancelled(why));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use actorflow_core::{Error, Result};
 use mio::net::UdpSocket;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use parking_lot::Mutex;
 use quinn_proto::{ConnectionHandle, DatagramEvent, Incoming, Transmit};
 
@@ -29,6 +29,13 @@ const ROUNDS: usize = 4;
 
 const SOCKET: Token = Token(0);
 const WAKER: Token = Token(1);
+/// From here on, the bells of lanes by the numbers of their connections.
+const BELLS: usize = 2;
+
+/// What a connection's bell is watched under.
+pub(super) fn bell(handle: ConnectionHandle) -> Token {
+    Token(BELLS.saturating_add(handle.0))
+}
 
 thread_local! {
     static HERE: Cell<bool> = const { Cell::new(false) };
@@ -78,11 +85,12 @@ pub(super) struct Reactor {
 }
 
 /// What a reactor waits with, made before there is anything to wait for.
-pub(super) fn poll() -> Result<(Poll, Waker)> {
+pub(super) fn poll() -> Result<(Poll, Waker, Registry)> {
     let failed = |e: io::Error| Error::from(e).context("cannot make what the endpoint waits with");
     let poll = Poll::new().map_err(failed)?;
     let waker = Waker::new(poll.registry(), WAKER).map_err(failed)?;
-    Ok((poll, waker))
+    let registry = poll.registry().try_clone().map_err(failed)?;
+    Ok((poll, waker, registry))
 }
 
 impl Reactor {
@@ -108,7 +116,7 @@ impl Reactor {
     /// Runs until the endpoint is closed.
     pub(super) fn run(mut self) {
         enter();
-        let mut events = Events::with_capacity(8);
+        let mut events = Events::with_capacity(64);
         let mut more = true;
         while !self.is_finished() {
             let now = Instant::now();
@@ -248,13 +256,16 @@ impl Reactor {
     /// What has come is read batch by batch, while it is in the processor's cache, but answered once.
     fn settle(&mut self, mut more: bool, mut now: Instant) -> bool {
         let _cork = cork::cork();
+        let mut again = Vec::new();
         for _ in 0..ROUNDS {
             let count = if more { self.receive(now) } else { 0 };
             more = count > 0;
             now = Instant::now();
             let mut touched = std::mem::take(&mut self.touched);
             for link in touched.drain(..) {
-                link.advance(&self.shared, now);
+                if link.advance(&self.shared, now) {
+                    again.push(link.clone());
+                }
                 cork::mark(&link);
             }
             self.touched = touched;
@@ -262,6 +273,7 @@ impl Reactor {
                 break;
             }
         }
+        again.into_iter().for_each(|link| self.touch(link));
         more
     }
 
@@ -303,6 +315,13 @@ impl Reactor {
             if event.is_writable() {
                 let blocked = std::mem::take(&mut *self.shared.blocked.lock());
                 blocked.into_iter().for_each(|link| self.touch(link));
+            }
+        }
+        for event in events.iter() {
+            let rung = event.token().0.checked_sub(BELLS).map(ConnectionHandle);
+            if let Some(link) = rung.and_then(|handle| self.shared.link(handle)) {
+                link.rung();
+                self.touch(link);
             }
         }
         readable

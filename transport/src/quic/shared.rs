@@ -2,12 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use actorflow_core::tensor::Pool;
-use mio::Waker;
+use mio::{Registry, Waker};
 use parking_lot::{Mutex, RwLock};
 use quinn_proto::ConnectionHandle;
 
@@ -49,6 +49,10 @@ pub(super) struct Shared {
     pub(super) origin: Instant,
     pub(super) closing: AtomicBool,
     waker: Waker,
+    /// Where the reactor watches for what comes.
+    pub(super) registry: Registry,
+    /// Lanes of its connections.
+    pub(super) lanes: Arc<AtomicUsize>,
     /// Until when the reactor sleeps, in nanoseconds since the origin; `AWAKE` if it does not.
     asleep: AtomicU64,
     notes: Mutex<Notes>,
@@ -80,6 +84,7 @@ pub(super) struct Parts {
     pub(super) incarnation: u64,
     pub(super) epoch: u64,
     pub(super) waker: Waker,
+    pub(super) registry: Registry,
     pub(super) helpers: usize,
 }
 
@@ -103,6 +108,8 @@ impl Shared {
             origin: Instant::now(),
             closing: AtomicBool::new(false),
             waker: parts.waker,
+            registry: parts.registry,
+            lanes: Arc::default(),
             asleep: AtomicU64::new(AWAKE),
             notes: Mutex::default(),
             senders: Arc::default(),

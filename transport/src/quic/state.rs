@@ -12,15 +12,20 @@ use rustls::pki_types::CertificateDer;
 
 use super::admission;
 use super::link::Link;
+use super::local::Way;
 use super::peer::{AnswerThen, PeerInfo, SentThen};
+use super::reactor;
 use super::renewal::{self, Certificate};
 use super::shared::Shared;
 use super::streams::{Incoming, Outgoing};
 use crate::counters::Totals;
-use crate::frame::{Fault, Intake, code_number, code_of, cut};
+use crate::frame::{Body, Fault, Frame, Intake, code_number, code_of, cut};
 use crate::identity::{Subject, peer_identity};
 use crate::message::{Message, Parcel};
 use crate::proto::{Action, Connection, Time, Verdict};
+
+/// Bytes through a lane that stand for a datagram where shares are counted.
+const SHARE: usize = 64 << 10;
 
 /// A continuation.
 pub(super) enum Then {
@@ -70,6 +75,7 @@ pub(super) struct State {
     quic: Quic,
     proto: Option<Connection<Then>>,
     subject: Option<Subject>,
+    way: Way,
     outgoing: Outgoing,
     incoming: Incoming,
     intake: Intake,
@@ -98,6 +104,7 @@ impl State {
             quic,
             proto: None,
             subject: None,
+            way: Way::Open { key: None, door: None },
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
             intake,
@@ -129,9 +136,12 @@ impl State {
         self.quic.handle_event(event);
     }
 
-    /// Takes in what has come: events of QUIC, and what can be read.
-    pub(super) fn take_in(&mut self, shared: &Shared, link: &Link, now: Instant) {
+    /// Takes in what has come: events of QUIC, and what can be read. Whether there is more, of which no event tells.
+    pub(super) fn take_in(&mut self, shared: &Shared, link: &Link, now: Instant) -> bool {
         let time = shared.time(now);
+        if link.take_rung() {
+            self.way.quiet(time);
+        }
         if std::mem::take(&mut self.fresh)
             && let Some(proto) = &mut self.proto
         {
@@ -151,15 +161,24 @@ impl State {
             let (Some(proto), Some(id)) = (&mut self.proto, self.incoming.next(known)) else {
                 break;
             };
-            let read = self
-                .incoming
-                .read(&mut self.quic, id, &mut self.intake, |frame| proto.receive(frame, time));
+            let mut beyond = false;
+            let each = |frame: Frame| {
+                beyond |= !matches!(frame.body, Body::Hello(_));
+                proto.receive(frame, time);
+            };
+            let read = self.incoming.read(&mut self.quic, id, &mut self.intake, each);
             match read {
                 Ok(bytes) => Totals::count(&shared.totals.bytes_received, bytes),
                 Err(fault) => proto.fault(&fault),
             }
+            // A peer that speaks through QUIC and is not at the door will not come there.
+            if self.way.is_open() && !link.dialed && !self.look(shared, link) && beyond {
+                self.way = Way::Quic;
+                self.outgoing.through_quic();
+            }
             self.act(shared, link, now);
         }
+        let more = self.receive(shared, link, now);
         let counted = self.quic.stats().path.lost_packets;
         Totals::count(&shared.totals.datagrams_lost, counted - self.lost);
         self.lost = counted;
@@ -170,7 +189,47 @@ impl State {
             let error = self.reason(&reason);
             self.end(shared, link, error);
         }
+        if time >= self.way.gone_at() {
+            let error = Error::unavailable("its process has ended");
+            self.close(shared, link, error, now);
+        }
         self.act(shared, link, now);
+        more && self.over.is_none()
+    }
+
+    /// Looks whether the peer has brought a lane.
+    fn look(&mut self, shared: &Shared, link: &Link) -> bool {
+        let came = self.way.look(shared, reactor::bell(link.handle));
+        if came {
+            Totals::count(&shared.totals.lanes, 1);
+            link.set_shares();
+        }
+        came
+    }
+
+    /// Reads what has come through a lane; whether there is more.
+    fn receive(&mut self, shared: &Shared, link: &Link, now: Instant) -> bool {
+        let time = shared.time(now);
+        if !self.proto.as_ref().is_some_and(Connection::is_up) {
+            return false;
+        }
+        if self.way.is_open() && !link.dialed {
+            self.look(shared, link);
+        }
+        let Some(proto) = self.proto.as_mut() else { return false };
+        let received = match self.way.receive(&mut self.intake, |frame| proto.receive(frame, time)) {
+            Ok(received) => received,
+            Err(fault) => {
+                proto.fault(&fault);
+                return false;
+            }
+        };
+        if received.bytes > 0 {
+            Totals::count(&shared.totals.bytes_received, received.bytes);
+            link.heard(time);
+        }
+        self.act(shared, link, now);
+        received.more
     }
 
     fn event(&mut self, shared: &Shared, link: &Link, event: Event, now: Instant) {
@@ -227,6 +286,10 @@ impl State {
             let id = id.ok_or_else(|| Error::unavailable("the peer accepts no control stream"))?;
             self.outgoing.set_control(&mut self.quic, id);
         }
+        self.way = Way::begin(&self.quic, link.dialed, shared, reactor::bell(link.handle));
+        if !self.way.is_open() {
+            self.outgoing.through_quic();
+        }
         let subject = peer.subject.to_string();
         self.intake.join(shared.ledger(&subject));
         let connection = Connection::new(local, subject, link.dialed, shared.time(now));
@@ -269,14 +332,22 @@ impl State {
     pub(super) fn act(&mut self, shared: &Shared, link: &Link, now: Instant) {
         while let Some(action) = self.proto.as_mut().and_then(Connection::poll) {
             match action {
-                Action::Send { class, frame } => match frame.encode() {
-                    Ok(encoded) => {
-                        Totals::count(&shared.totals.frames_sent, 1);
-                        Totals::count(&shared.totals.bytes_sent, encoded.len as u64);
-                        self.outgoing.push(class, encoded);
+                Action::Send { class, frame } => {
+                    // What introduces a side, and what shows that it is there, is the connection's own.
+                    let direct = matches!(frame.body, Body::Hello(_) | Body::Ping);
+                    match frame.encode() {
+                        Ok(encoded) => {
+                            Totals::count(&shared.totals.frames_sent, 1);
+                            Totals::count(&shared.totals.bytes_sent, encoded.len as u64);
+                            if direct {
+                                self.outgoing.push_direct(encoded);
+                            } else {
+                                self.outgoing.push(class, encoded);
+                            }
+                        }
+                        Err(error) => self.proto_close(error),
                     }
-                    Err(error) => self.proto_close(error),
-                },
+                }
                 Action::Connected { incarnation, .. } => self.introduced(shared, link, incarnation),
                 Action::Request { id, message } => self.ups.push(Up::Request(id, message)),
                 Action::Notice(message) => self.ups.push(Up::Notice(message)),
@@ -322,10 +393,15 @@ impl State {
             addr: self.quic.remote_address(),
         };
         link.introduce(info.clone());
-        if !link.dialed
-            && let Some(proto) = &mut self.proto
-        {
+        let Some(proto) = &mut self.proto else { return };
+        if !link.dialed {
             proto.welcome();
+        } else if self.way.try_door(shared, reactor::bell(link.handle)) {
+            Totals::count(&shared.totals.lanes, 1);
+            link.set_shares();
+        } else {
+            self.outgoing.through_quic();
+            proto.ping();
         }
         if verdict == Verdict::Newer {
             self.ups.push(Up::Fence(info));
@@ -357,6 +433,7 @@ impl State {
         }
         self.outgoing.clear();
         self.incoming.clear(&mut self.intake);
+        self.way.end(&mut self.intake);
         self.over = Some(error);
     }
 
@@ -397,13 +474,20 @@ impl State {
         if self.leaving.is_some() && !self.proto.as_ref().is_some_and(Connection::has_parked) {
             self.outgoing.end();
         }
-        if self.over.is_none()
-            && let Err(fault) = self.outgoing.write(&mut self.quic)
-        {
-            self.fault(&fault);
-            self.act(shared, link, now);
+        let mut more = false;
+        if self.over.is_none() {
+            let written = self.outgoing.write(&mut self.quic);
+            let sent = written.and_then(|()| self.way.send(&mut self.outgoing, budget.saturating_mul(SHARE)));
+            match sent {
+                Ok(left) => more = left,
+                Err(fault) => {
+                    self.fault(&fault);
+                    self.act(shared, link, now);
+                }
+            }
         }
         if self.outgoing.has_ended()
+            && self.way.is_drained()
             && let Some(error) = self.leaving.take()
         {
             self.proto_close(error);
@@ -436,7 +520,10 @@ impl State {
             }
         }
         self.endpoint_events(shared, link);
-        progress
+        match progress {
+            Progress::Done if more => Progress::More,
+            progress => progress,
+        }
     }
 
     fn fault(&mut self, fault: &Fault) {
@@ -467,7 +554,11 @@ impl State {
             None => None,
         };
         let look = if self.over.is_none() { self.look } else { Time::MAX };
-        quic.min(own.unwrap_or(Time::MAX)).min(look).min(self.leaves_at())
+        let gone = self.way.gone_at();
+        quic.min(own.unwrap_or(Time::MAX))
+            .min(look)
+            .min(self.leaves_at())
+            .min(gone)
     }
 
     /// When a connection that is not used any more may be closed, if nothing is pending then.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quinn_proto::{Connection, Dir, ReadError, StreamId, VarInt, WriteError};
 
 use crate::frame::{Decoder, Encoded, Fault, Frame, Intake};
+use crate::lane::{Bell, Lane, Memory, Put};
 use crate::proto::Class;
 
 /// Frames on their way to a stream.
@@ -19,6 +20,10 @@ struct Queue {
 /// What there is to send, by class.
 #[derive(Default)]
 pub(super) struct Outgoing {
+    /// Goes to the control stream whatever way the rest takes, and before it.
+    direct: VecDeque<Bytes>,
+    /// The rest goes through QUIC; it does not before that is decided, and not if there is a lane.
+    through_quic: bool,
     control: Queue,
     small: Queue,
     /// In order; the first is being written.
@@ -60,6 +65,20 @@ impl Outgoing {
         let _ = quic.send_stream(id).set_priority(2);
     }
 
+    /// Everything goes through QUIC from now on.
+    pub(super) fn through_quic(&mut self) {
+        self.through_quic = true;
+    }
+
+    /// Queues what goes to the control stream whatever way the rest takes.
+    pub(super) fn push_direct(&mut self, frame: Encoded) {
+        if self.through_quic {
+            self.control.chunks.extend(frame.chunks);
+        } else {
+            self.direct.extend(frame.chunks);
+        }
+    }
+
     pub(super) fn push(&mut self, class: Class, frame: Encoded) {
         match class {
             Class::Control => self.control.chunks.extend(frame.chunks),
@@ -73,6 +92,17 @@ impl Outgoing {
 
     /// Hands to QUIC what it takes.
     pub(super) fn write(&mut self, quic: &mut Connection) -> Result<(), Fault> {
+        if !self.direct.is_empty() {
+            std::mem::swap(&mut self.direct, &mut self.control.chunks);
+            let written = self.control.write(quic);
+            std::mem::swap(&mut self.direct, &mut self.control.chunks);
+            if !written? {
+                return Ok(());
+            }
+        }
+        if !self.through_quic {
+            return self.finish(quic);
+        }
         self.control.write(quic)?;
         if self.small.id.is_none() && !self.small.chunks.is_empty() {
             self.small.id = quic.streams().open(Dir::Uni);
@@ -93,6 +123,41 @@ impl Outgoing {
             self.unconfirmed += 1;
             self.bulk.pop_front();
         }
+        self.finish(quic)
+    }
+
+    /// Writes into a lane what it takes, about `budget` bytes; whether there is more that it would take.
+    pub(super) fn write_lane(
+        &mut self,
+        lane: &mut Lane<Memory>,
+        bell: &Bell,
+        mut budget: usize,
+    ) -> Result<bool, Fault> {
+        loop {
+            let (class, queue) = if !self.control.chunks.is_empty() {
+                (Class::Control, &mut self.control)
+            } else if !self.small.chunks.is_empty() {
+                (Class::Small, &mut self.small)
+            } else if let Some(first) = self.bulk.front_mut() {
+                (Class::Bulk, first)
+            } else {
+                return Ok(false);
+            };
+            if budget == 0 {
+                return Ok(true);
+            }
+            match lane.put(class, &mut queue.chunks, bell)? {
+                Put::Full => return Ok(false),
+                Put::Written(n) => budget = budget.saturating_sub(n),
+            }
+            if class == Class::Bulk && queue.chunks.is_empty() {
+                self.bulk.pop_front();
+            }
+        }
+    }
+
+    /// Ends the streams that nothing comes for any more.
+    fn finish(&mut self, quic: &mut Connection) -> Result<(), Fault> {
         if self.ends {
             for queue in [&mut self.control, &mut self.small] {
                 if queue.chunks.is_empty()

@@ -4,6 +4,13 @@
 use super::*;
 use crate::identity::Identity;
 
+also_through_quic! {
+    a_connection_ends_when_the_peers_certificate_expires
+    a_connection_ends_when_the_peers_certificate_is_revoked_and_no_other_does
+    a_renewed_certificate_brings_a_new_connection_and_nothing_pending_fails
+    a_server_that_renews_reaches_those_that_connected_to_it
+}
+
 fn issue(who: &str, seconds: u64) -> Identity {
     authority().issue(subject(who), Duration::from_secs(seconds)).unwrap()
 }

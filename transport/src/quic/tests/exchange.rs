@@ -3,6 +3,22 @@
 
 use super::*;
 
+also_through_quic! {
+    requests_are_answered_whatever_their_size
+    an_error_is_an_answer_and_a_dropped_reply_is_one_too
+    many_requests_from_many_threads_each_get_their_own_answer
+    notices_and_small_parcels_arrive_in_order
+    tensors_of_every_kind_arrive_bit_for_bit
+    large_tensors_both_ways_at_once_arrive_whole
+    parcels_beyond_the_window_wait_without_blocking_and_all_arrive
+    a_variant_is_refused_where_it_is_sent
+    a_live_connection_is_used_again
+    a_message_that_the_peer_does_not_accept_stays_here
+    a_renewed_certificate_is_used_and_another_subject_is_refused
+    endpoints_that_dial_each_other_at_once_both_get_through
+    what_was_sent_before_the_end_arrives_if_there_is_grace
+}
+
 #[test]
 fn requests_are_answered_whatever_their_size() {
     let p = pair();

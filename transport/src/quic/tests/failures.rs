@@ -3,6 +3,17 @@
 
 use super::*;
 
+also_through_quic! {
+    a_deadline_without_an_answer_names_the_peer_and_the_message
+    everything_pending_fails_when_a_peer_closes
+    a_handler_that_panics_ends_its_connection_and_nothing_else
+    only_the_expected_subject_will_do
+    a_later_incarnation_fences_the_earlier_one
+    what_comes_of_an_old_epoch_is_dropped_and_counted
+    memory_for_arriving_tensors_is_bounded_and_others_are_left_alone
+    nothing_works_after_the_end_and_nothing_hangs
+}
+
 #[test]
 fn a_deadline_without_an_answer_names_the_peer_and_the_message() {
     let p = pair();

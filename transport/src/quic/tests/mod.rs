@@ -5,7 +5,9 @@ mod certificates;
 mod exchange;
 mod failures;
 mod hostile;
+mod lanes;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 
@@ -121,9 +123,35 @@ impl Handler for Log {
     }
 }
 
+thread_local! {
+    static LANES: Cell<usize> = const { Cell::new(64) };
+}
+
+/// A test without lanes, as between machines.
+fn through_quic(test: fn()) {
+    LANES.set(0);
+    test();
+    LANES.set(Limits::default().lanes);
+}
+
+/// The tests of these names once more, without lanes.
+macro_rules! also_through_quic {
+    ($($test:ident)*) => {
+        mod without_lanes {
+            $(#[test]
+            fn $test() {
+                super::super::through_quic(super::$test);
+            })*
+        }
+    };
+}
+use also_through_quic;
+
 fn options(who: &str) -> EndpointOptions {
     let identity = authority().issue(subject(who), Duration::from_secs(3600)).unwrap();
-    EndpointOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)), identity)
+    let mut options = EndpointOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)), identity);
+    options.limits.lanes = LANES.get();
+    options
 }
 
 fn bind(options: EndpointOptions) -> (Endpoint, Arc<Log>) {
