@@ -5,6 +5,7 @@ mod admission;
 mod config;
 mod cork;
 mod dial;
+mod end;
 mod link;
 mod local;
 mod peer;

@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use actorflow_core::{Code, Error, Result};
 use bytes::Bytes;
-use quinn_proto::{
-    Connection as Quic, ConnectionError, ConnectionEvent, Dir, Event, StreamEvent, Transmit, TransportErrorCode, VarInt,
-};
+use quinn_proto::{Connection as Quic, ConnectionEvent, Dir, Event, StreamEvent, Transmit, VarInt};
 use rustls::pki_types::CertificateDer;
 
 use super::admission;
+use super::end;
 use super::link::Link;
 use super::local::Way;
 use super::peer::{AnswerThen, PeerInfo, SentThen};
@@ -19,7 +18,7 @@ use super::renewal::{self, Certificate};
 use super::shared::Shared;
 use super::streams::{Incoming, Outgoing};
 use crate::counters::Totals;
-use crate::frame::{Body, Fault, Frame, Intake, code_number, code_of, cut};
+use crate::frame::{Body, Fault, Frame, Intake, code_number, cut};
 use crate::identity::{Subject, peer_identity};
 use crate::message::{Message, Parcel};
 use crate::proto::{Action, Connection, Time, Verdict};
@@ -186,7 +185,8 @@ impl State {
             if renewal::is_replacement(&reason) {
                 link.set_replaced();
             }
-            let error = self.reason(&reason);
+            let up = self.proto.as_ref().is_some_and(Connection::is_up);
+            let error = end::reason(&reason, up);
             self.end(shared, link, error);
         }
         if time >= self.way.gone_at() {
@@ -435,37 +435,6 @@ impl State {
         self.incoming.clear(&mut self.intake);
         self.way.end(&mut self.intake);
         self.over = Some(error);
-    }
-
-    /// Why QUIC says that the connection is lost.
-    fn reason(&self, reason: &ConnectionError) -> Error {
-        let up = self.proto.as_ref().is_some_and(Connection::is_up);
-        let crypto = |code: TransportErrorCode| (0x100..0x200).contains(&u64::from(code));
-        match reason {
-            ConnectionError::ApplicationClosed(close) => {
-                let text = format!("closed by the peer: {}", String::from_utf8_lossy(&close.reason));
-                // Of a peer that was there it counts that it is not any more, whatever its reason.
-                let code = if up {
-                    Code::Unavailable
-                } else {
-                    code_of(close.error_code.into_inner())
-                };
-                Error::new(code, text)
-            }
-            ConnectionError::TransportError(e) if crypto(e.code) && !up => {
-                Error::unauthenticated(format!("the certificates do not pass: {e}"))
-            }
-            ConnectionError::ConnectionClosed(close) if crypto(close.error_code) && !up => {
-                Error::unauthenticated(format!("the peer does not accept this side's certificate: {close}"))
-            }
-            ConnectionError::ConnectionClosed(close) if close.error_code == TransportErrorCode::CONNECTION_REFUSED => {
-                Error::unavailable("the peer takes no more connections now")
-            }
-            ConnectionError::TimedOut if up => Error::unavailable("not heard of any more"),
-            ConnectionError::TimedOut => Error::unavailable("nobody answers"),
-            ConnectionError::Reset => Error::unavailable("its process has ended or restarted"),
-            other => Error::unavailable(other.to_string()),
-        }
     }
 
     /// Hands frames to QUIC and datagrams to the socket, at most `budget` of them.
