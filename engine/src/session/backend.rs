@@ -103,7 +103,7 @@ impl Backend {
     pub(crate) fn outside(target: &str, client: &ConnectOptions, options: &SessionOptions) -> Result<Backend> {
         actorflow_kernels::link();
         actorflow_core::op::registry().check()?;
-        let (node, spec, home) = client_node(target, client)?;
+        let (node, spec, home) = client_node(target, client, true)?;
         let (filters, patience) = (&options.device_filters, client.connect_timeout);
         let devices = Devices::of_cluster(node, &spec, None, filters, patience)?;
         let first = home.and_then(|h| devices.first_of(&h)).unwrap_or(0);
