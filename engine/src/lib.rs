@@ -49,7 +49,7 @@ pub use actorflow_core::{
 pub use actorflow_kernels::checkpoint;
 pub use passes::Passes;
 pub use saved_model::SavedModel;
-pub use session::{Callable, Runner, Session, SessionOptions};
+pub use session::{Callable, Runner, Session, SessionOptions, TracedFuture};
 pub use train::optimizer::Optimizer;
 pub use train::saver::{Saver, SaverOptions, latest_checkpoint};
 pub use train::variable::{GraphVariables, Variable};

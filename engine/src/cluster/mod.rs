@@ -60,3 +60,4 @@ pub(crate) use host::Host;
 pub(crate) use info::client_node;
 pub(crate) use master::{DistPlan, How, Master, MasterOptions};
 pub(crate) use server::cpu_executors;
+pub(crate) use tracer::Tracer;
