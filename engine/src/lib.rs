@@ -38,7 +38,7 @@ pub mod session;
 pub mod summary;
 pub mod train;
 
-pub use actorflow_actors::exec::{NodeTrace, StepFuture, Trace};
+pub use actorflow_actors::exec::{NodeTrace, StepFuture, Trace, panic_message};
 pub use actorflow_core::cancel::CancelToken;
 pub use actorflow_core::gradient::{Grad, GradientOptions, IndexedSlices, gradients, gradients_with};
 pub use actorflow_core::graph::keys;
