@@ -38,7 +38,7 @@ pub mod session;
 pub mod summary;
 pub mod train;
 
-pub use actorflow_actors::exec::{NodeTrace, StepFuture, Trace};
+pub use actorflow_actors::exec::{NodeTrace, StepFuture, Trace, panic_message};
 pub use actorflow_core::cancel::CancelToken;
 pub use actorflow_core::gradient::{Grad, GradientOptions, IndexedSlices, gradients, gradients_with};
 pub use actorflow_core::graph::keys;
@@ -49,7 +49,7 @@ pub use actorflow_core::{
 pub use actorflow_kernels::checkpoint;
 pub use passes::Passes;
 pub use saved_model::SavedModel;
-pub use session::{Callable, Runner, Session, SessionOptions};
+pub use session::{Callable, Runner, Session, SessionOptions, TracedFuture};
 pub use train::optimizer::Optimizer;
 pub use train::saver::{Saver, SaverOptions, latest_checkpoint};
 pub use train::variable::{GraphVariables, Variable};

@@ -3,6 +3,8 @@
 
 mod cluster;
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use actorflow::cluster::identity::{Authority, Subject};
@@ -11,6 +13,18 @@ use actorflow::flow::{WhileOptions, while_loop};
 use actorflow::train::monitored::hooks::chrome_trace;
 use actorflow::{Code, DType, Graph, GraphVariables, Session, Tensor};
 use cluster::{Cluster, HOUR, doubled, on_ps, options};
+
+fn block_on<F: Future>(f: F) -> F::Output {
+    let mut f = pin!(f);
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Poll::Ready(out) = f.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return out;
+        }
+        assert!(Instant::now() < until, "the future does not end");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
 #[test]
 fn a_graph_runs_over_tasks_and_variables_outlive_sessions() {
@@ -70,8 +84,15 @@ fn a_trace_has_every_task_and_device_on_one_timeline() {
         // Compiles and registers.
         let feed = || Tensor::from([3f32, 1.0]);
         s.run(&[(&x, feed())], &[&z]).unwrap();
+        let run = || s.runner().feed(&x, feed()).fetch(&z);
+        // One that nobody waits for on a thread says the same.
+        let (out, trace) = block_on(run().run_async_traced().unwrap()).unwrap();
+        assert_eq!((&out[0], trace.left_out), (&Tensor::from([9f32, 4.0]), 0));
+        for of in [&y, &z] {
+            assert!(trace.nodes.iter().any(|n| *n.name == *of.op().name()), "{trace:?}");
+        }
         let begun = Instant::now();
-        let (out, trace) = s.runner().feed(&x, feed()).fetch(&z).run_traced().unwrap();
+        let (out, trace) = run().run_traced().unwrap();
         let took = begun.elapsed().as_nanos() as u64;
         assert_eq!((&out[0], trace.left_out), (&Tensor::from([9f32, 4.0]), 0));
         let of = |output: &actorflow::Output| {

@@ -358,6 +358,42 @@ fn independent_slow_nodes_run_on_several_workers() {
 }
 
 #[test]
+fn an_asynchronous_run_is_traced_on_one_device_and_on_several() {
+    for devices in [1, 2] {
+        let g = Graph::new();
+        let x = g.placeholder("x", DType::F32, PartialShape::scalar()).unwrap();
+        let first = x.negated().unwrap();
+        let last = {
+            let _there = g.device_scope(&format!("/cpu:{}", devices - 1));
+            first.square().unwrap()
+        };
+        let c = g.constant(1i32).unwrap();
+        let wait = g.op("TestNever").input(&c).output().unwrap();
+        let options = SessionOptions {
+            devices,
+            ..SessionOptions::with_threads(2)
+        };
+        let s = Session::with_options(&g, options).unwrap();
+        let run = || s.runner().feed(&x, 3f32).fetch(&last).fetch(&first);
+        for _ in 0..3 {
+            let (out, trace) = block_on(run().run_async_traced().unwrap()).unwrap();
+            assert_eq!((scalar(&out[0]), scalar(&out[1])), (9.0, -3.0));
+            for of in [&first, &last] {
+                let name = of.op().name();
+                let ran = trace.nodes.iter().filter(|n| *n.name == *name).count();
+                assert_eq!(ran, 1, "{name} in {trace:?}");
+            }
+        }
+        // It fails as others do, and dropping it cancels the run.
+        let late = s.runner().fetch(&wait).timeout(Duration::from_millis(50));
+        let e = block_on(late.run_async_traced().unwrap()).unwrap_err();
+        assert_eq!(e.code(), Code::DeadlineExceeded, "{e}");
+        drop(s.runner().fetch(&wait).run_async_traced().unwrap());
+        assert_eq!(scalar(&run().run().unwrap()[0]), 9.0);
+    }
+}
+
+#[test]
 fn plans_are_cached_within_their_bound() {
     let g = Graph::new();
     let options = SessionOptions {

@@ -23,7 +23,8 @@ pub struct Limits {
     /// Large messages and parcels that wait at the sender for room while nobody waits for them there; beyond it, one more
     /// is refused. Those with a continuation wait without a limit: their sender holds them anyhow.
     pub parked: usize,
-    /// As `parked`, in bytes; the last one may exceed it.
+    /// As `parked`, in bytes; the last one may exceed it. Small requests that the peer is not known to have read have as
+    /// much again.
     pub parked_bytes: usize,
     /// Requests without an answer yet, in each direction.
     pub pending_requests: usize,

@@ -11,6 +11,11 @@ pub(crate) const HOME: &str = "ACTORFLOW_HOME";
 /// Beside an identity: the address at which it is renewed.
 const AUTHORITY_ADDRESS: &str = "authority-address";
 
+/// Beside a task's identity: the cluster's epoch as the task knows it.
+pub(crate) fn epoch_file(identity: &Path) -> PathBuf {
+    identity.join("epoch")
+}
+
 /// The folder of identities: that of the environment variable `ACTORFLOW_HOME`, or `~/.actorflow`.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ mod failure;
 mod glob;
 mod home;
 mod inspect;
+mod limits;
 mod ops;
 mod run;
 mod signals;

@@ -8,9 +8,11 @@ use actorflow_core::error::{Error, Result};
 use actorflow_transport::identity::Identity;
 use actorflow_transport::{EndpointOptions, Limits, Message, Subject, Timing};
 
+use super::epoch::{Epoch, Epochs};
 use super::link::Link;
 use super::messages::{
-    CANCEL, DESCRIBE, Description, DeviceEntry, GONE, Gone, Names, RESET, Reason, STEPS, Steps, header_of, with_header,
+    CANCEL, DESCRIBE, Description, DeviceEntry, EPOCH, GONE, Gone, Names, RESET, Reason, STEPS, Steps, header_of,
+    with_header,
 };
 use super::node::{Node, Policy};
 use super::server::CONNECT;
@@ -64,6 +66,8 @@ pub struct TaskStatus {
     pub version: String,
     /// Since when it runs.
     pub uptime: Duration,
+    /// The epoch that it is in.
+    pub epoch: u64,
     /// Its devices.
     pub devices: Vec<DeviceStatus>,
 }
@@ -139,13 +143,22 @@ fn start_client(from: IpAddr, spec: ClusterSpec, options: &ConnectOptions) -> Re
     let mut endpoint = EndpointOptions::new(bind, options.identity.clone());
     endpoint.limits = options.limits;
     endpoint.timing = options.timing;
-    Node::start(endpoint, None, spec, Policy::of_client(), options.connect_timeout)
+    Node::start(
+        endpoint,
+        None,
+        spec,
+        Policy::of_client(),
+        Epochs::none(),
+        options.connect_timeout,
+    )
 }
 
-/// A node for a client, the cluster as the task at `target` describes it, and which task that is.
+/// A node for a client, the cluster as the task at `target` describes it, and which task that is. Whoever is `bound` belongs
+/// to the epoch that the task is in, and does nothing any more in a later one; who only looks belongs to none.
 pub(crate) fn client_node(
     target: &str,
     options: &ConnectOptions,
+    bound: bool,
 ) -> Result<(Arc<Node>, ClusterSpec, Option<TaskName>)> {
     let addr = address_of(target)?;
     let from = any(is_loopback(addr), addr.starts_with('['));
@@ -155,6 +168,9 @@ pub(crate) fn client_node(
     let peer = peer.map_err(|e| e.context(format!("no task of a cluster answers at {addr}")))?;
     let answer = peer.call(Message::new(DESCRIBE), deadline)?;
     let d = header_of!(answer, Description)?;
+    if bound {
+        node.endpoint()?.set_epoch(d.epoch);
+    }
     let mut spec = ClusterSpec::new();
     for (task, addr) in d.tasks.iter().zip(&d.addresses) {
         let task: TaskName = task.parse()?;
@@ -187,7 +203,7 @@ impl ClusterInfo {
     /// # Errors
     /// `UNAVAILABLE` if nobody answers there, `UNAUTHENTICATED` if it is another cluster's.
     pub fn connect(target: &str, options: &ConnectOptions) -> Result<ClusterInfo> {
-        let (node, spec, _) = client_node(target, options)?;
+        let (node, spec, _) = client_node(target, options, false)?;
         Ok(ClusterInfo {
             node,
             spec,
@@ -219,6 +235,7 @@ impl ClusterInfo {
             incarnation,
             version: d.version,
             uptime: Duration::from_secs(d.uptime),
+            epoch: d.epoch,
             devices: d.devices.into_iter().map(DeviceStatus::of).collect(),
         })
     }
@@ -269,6 +286,20 @@ impl ClusterInfo {
             self.ask(&task, with_header!(RESET, 0, &Names { names })?)?;
         }
         Ok(())
+    }
+
+    /// Has a task go to an epoch of the cluster, unless it is in a later one: it drops what comes of earlier epochs from then
+    /// on, and ends the steps in progress with `ABORTED`. Sessions that clients have made before are of the earlier epoch and
+    /// do nothing any more; those in tasks ([`Session::on`](crate::Session::on)) go on. All tasks of a cluster are to be told;
+    /// what one that was not sends to the others is dropped and counted, or answered with `ABORTED`. Gives the epoch that the
+    /// task is in then.
+    ///
+    /// # Errors
+    /// As [`task`](Self::task); `INVALID_ARGUMENT` for an epoch more than 1,048,576 ahead; what the system says of the
+    /// file in which the task keeps it.
+    pub fn raise_epoch(&self, task: &TaskName, epoch: u64) -> Result<u64> {
+        let (_, answer) = self.ask(task, with_header!(EPOCH, 0, &Epoch { epoch })?)?;
+        Ok(header_of!(answer, Epoch)?.epoch)
     }
 
     /// Tells the other tasks, and through them the clients that they have, that the process of a task has ended: for

@@ -490,14 +490,21 @@ impl Master {
         let result = run.wait(how.deadline);
         if let (Some(out), Some(tracer)) = (how.trace, &tracer) {
             *out = tracer.take();
-            if let (Some(costs), Ok(_)) = (&self.options.place.costs, &result) {
-                costs.record_trace(out);
+            if result.is_ok() {
+                self.learn(out);
             }
         }
         if let Err(e) = &result {
             events::step_failed(run.step, "this session", e);
         }
         result
+    }
+
+    /// Takes what a run has cost into account where nodes are placed by costs.
+    pub(crate) fn learn(&self, trace: &Trace) {
+        if let Some(costs) = &self.options.place.costs {
+            costs.record_trace(trace);
+        }
     }
 
     /// Starts a plan; `then` is told what comes of it, on any thread.
@@ -510,6 +517,7 @@ impl Master {
         feeds: &[Tensor],
         deadline: Option<Instant>,
         cancel: Option<&CancelToken>,
+        trace: Option<&Arc<Tracer>>,
         then: Then,
     ) -> Result<Arc<DistRun>> {
         // What must live until the end of the run ends with it.
@@ -523,12 +531,12 @@ impl Master {
         self.watch.over(&run, deadline)?;
         let cancelled = cancel.map(|c| run.fails_with(c));
         *kept.lock() = Some((cancelled, run.clone()));
-        Self::start_remote(plan, &run, feeds, deadline, None);
+        Self::start_remote(plan, &run, feeds, deadline, trace);
         for (i, share) in plan.shares.iter().enumerate() {
             if let Work::Here(host, work) = &share.work {
                 let (of, to) = (plan.clone(), run.clone());
                 let done = move |result| to.done(i, &of.shares[i].fetches, result);
-                let options = run.options(deadline, None);
+                let options = run.options(deadline, trace.cloned());
                 host.run_apart(work, &share.given(feeds), &options, Pace::Spawn, Box::new(done));
             }
         }

@@ -27,6 +27,9 @@ pub(crate) const STEPS: u16 = 8;
 pub(crate) const CANCEL: u16 = 9;
 /// Request of a chief, and notice of a task to its clients: a run of a task has ended ([`Gone`]). Answer: nothing.
 pub(crate) const GONE: u16 = 10;
+/// Request of an operator: go to this epoch ([`Epoch`](super::epoch::Epoch)) unless you are in a later one. Answer: the one
+/// that the task is in then.
+pub(crate) const EPOCH: u16 = 11;
 
 /// What a task is.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
@@ -39,6 +42,8 @@ pub(crate) struct Description {
     pub(crate) version: String,
     /// Seconds since it started.
     pub(crate) uptime: u64,
+    /// The cluster's epoch, as the task knows it.
+    pub(crate) epoch: u64,
 }
 
 /// A device of a task.

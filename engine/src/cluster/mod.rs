@@ -11,7 +11,7 @@
 //!   the parts of a share
 //! - `peers`, `link`, `node`, `register`: who is connected; the way to another task; what a task does for others
 //! - `run`, `watch`, `master`: a step as its coordinator sees it, who watches over steps, and the coordinator
-//! - `server`, `info`, `events`: a task, looking at a cluster from outside, and what is logged
+//! - `server`, `info`, `epoch`, `events`: a task, looking at a cluster from outside, what fences off the past, and what is logged
 //!
 //! The coordinator of a session lives in the process of the session. That saves a hop and a copy of everything that is
 //! fed and fetched, and a session's state cannot outlive those who use it.
@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod devices;
+mod epoch;
 mod events;
 mod host;
 mod info;
@@ -59,3 +60,4 @@ pub(crate) use host::Host;
 pub(crate) use info::client_node;
 pub(crate) use master::{DistPlan, How, Master, MasterOptions};
 pub(crate) use server::cpu_executors;
+pub(crate) use tracer::Tracer;

@@ -15,6 +15,7 @@ use crossbeam::channel::{Sender, bounded};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use super::epoch::Epochs;
 use super::events;
 use super::host::{Host, ShareOptions, SharePlan};
 use super::link::Link;
@@ -56,8 +57,9 @@ impl Policy {
         let GraphLimits { bytes, nodes } = self.graphs;
         match e.code() {
             Code::ResourceExhausted => e.context(format!(
-                "this task takes graphs of up to {nodes} nodes and {bytes} bytes, constants included (max_nodes and \
-                 max_graph_bytes of its ServerOptions); feed what is large, or make variables of it"
+                "this task takes graphs of up to {nodes} nodes and {bytes} bytes, constants included (the limits graph-nodes \
+                 and graph of its daemon, max_nodes and max_graph_bytes of its ServerOptions); feed what is large, or make \
+                 variables of it"
             )),
             _ => e,
         }
@@ -110,6 +112,7 @@ pub(crate) struct Node {
     pub(crate) host: Option<Arc<Host>>,
     pub(crate) spec: ClusterSpec,
     pub(crate) policy: Policy,
+    pub(super) epochs: Epochs,
     plans: DashMap<u64, Registration>,
     runs: DashMap<u64, Run>,
     next_plan: AtomicU64,
@@ -127,10 +130,11 @@ impl Node {
     /// # Errors
     /// As [`Endpoint::bind`].
     pub(crate) fn start(
-        options: EndpointOptions,
+        mut options: EndpointOptions,
         host: Option<Arc<Host>>,
         spec: ClusterSpec,
         policy: Policy,
+        epochs: Epochs,
         patience: Duration,
     ) -> Result<Arc<Node>> {
         // A few threads compile what is registered, so that one large graph does not hold up all others; they end with
@@ -148,6 +152,7 @@ impl Node {
                 })
                 .map_err(Error::from)?;
         }
+        options.epoch = epochs.now();
         let node = Arc::new(Node {
             endpoint: OnceLock::new(),
             links: Mutex::default(),
@@ -155,6 +160,7 @@ impl Node {
             host,
             spec,
             policy,
+            epochs,
             plans: DashMap::new(),
             runs: DashMap::new(),
             next_plan: AtomicU64::new(1),
@@ -218,11 +224,12 @@ impl Node {
             addresses: self.spec.tasks().map(|(_, a)| a.to_owned()).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs(),
+            epoch: self.epochs.now(),
         };
         with_header!(DESCRIBE, 0, &description)
     }
 
-    fn host(&self) -> Result<&Arc<Host>> {
+    pub(super) fn host(&self) -> Result<&Arc<Host>> {
         self.host
             .as_ref()
             .ok_or_else(|| Error::failed_precondition("this process is a client and computes nothing"))
@@ -396,6 +403,7 @@ impl Node {
             RESET => self.reset(message),
             CANCEL => self.cancel(peer, message),
             GONE => self.gone(peer, message),
+            EPOCH => self.raise_epoch(peer, message),
             kind => Err(Error::unimplemented(format!(
                 "a task of version {} knows no request {kind}; do both run the same version?",
                 env!("CARGO_PKG_VERSION")

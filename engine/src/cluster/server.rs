@@ -1,6 +1,7 @@
 //! A task of a cluster.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use actorflow_transport::identity::Identity;
 use actorflow_transport::{Counters, EndpointOptions, Limits, Subject, Timing};
 use parking_lot::{Condvar, Mutex};
 
+use super::epoch::Epochs;
 use super::host::Host;
 use super::info::DeviceStatus;
 use super::node::{Node, Policy};
@@ -36,8 +38,11 @@ pub struct ServerOptions {
     pub bind: Option<SocketAddr>,
     /// Which run of the task this is: larger than that of every earlier one. By default the time of day.
     pub incarnation: Option<u64>,
-    /// The cluster's epoch; 0 if it has none.
+    /// The cluster's epoch, at least: frames of earlier ones are dropped, and those of this task elsewhere if the cluster is
+    /// in a later one. With 0 the task is in no epoch until it is told one, and nothing that it says is stale.
     pub epoch: u64,
+    /// Where the epoch is kept across restarts of the task.
+    pub epoch_file: Option<PathBuf>,
     /// Threads, memory, number of CPU devices, and the time without progress after which a run fails.
     pub session: SessionOptions,
     /// The jobs whose tasks may submit graphs to this one, beside clients and chiefs.
@@ -60,7 +65,12 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// The default options: one CPU device with every core, graphs from the jobs `chief`, `master` and `worker`, of up to
+    /// The default of [`max_graph_bytes`](Self::max_graph_bytes): 1 GiB.
+    pub const MAX_GRAPH_BYTES: usize = 1 << 30;
+    /// The default of [`max_nodes`](Self::max_nodes): 1,048,576.
+    pub const MAX_NODES: usize = 1 << 20;
+
+    /// The default options: epoch 1, one CPU device with every core, graphs from the jobs `chief`, `master` and `worker`, of up to
     /// 1 GiB and 1,048,576 nodes and without access to files; keep-alives every second, lost after 5 s of silence, 10 s
     /// for connecting.
     pub fn new(spec: ClusterSpec, task: TaskName, identity: Identity) -> ServerOptions {
@@ -70,12 +80,13 @@ impl ServerOptions {
             identity,
             bind: None,
             incarnation: None,
-            epoch: 0,
+            epoch: 1,
+            epoch_file: None,
             session: SessionOptions::default(),
             submitters: ["chief", "master", "worker"].map(str::to_owned).to_vec(),
             directories: Vec::new(),
-            max_graph_bytes: 1 << 30,
-            max_nodes: 1 << 20,
+            max_graph_bytes: ServerOptions::MAX_GRAPH_BYTES,
+            max_nodes: ServerOptions::MAX_NODES,
             limits: Limits::default(),
             timing: Timing::default(),
             connect_timeout: CONNECT,
@@ -148,7 +159,8 @@ impl Server {
     ///
     /// # Errors
     /// `NOT_FOUND` if the cluster has no such task, or there is no such directory that graphs may touch; `INVALID_ARGUMENT`
-    /// if the certificate is for somebody else; whatever the system says about the address.
+    /// if the certificate is for somebody else; `DATA_LOSS` if the epoch's file holds something else; whatever the system says
+    /// about the address.
     pub fn start(options: ServerOptions) -> Result<Server> {
         actorflow_kernels::link();
         actorflow_core::op::registry().check()?;
@@ -175,7 +187,6 @@ impl Server {
         let pool = executors.first().map(|e| e.device().pool().clone());
         let host = Host::new(executors, resources);
         let mut endpoint = EndpointOptions::new(bind, options.identity.clone());
-        endpoint.epoch = options.epoch;
         endpoint.limits = options.limits;
         endpoint.timing = options.timing;
         endpoint.pool = pool;
@@ -190,8 +201,9 @@ impl Server {
                 nodes: options.max_nodes,
             },
         };
-        let spec = options.spec.clone();
-        let node = Node::start(endpoint, Some(host.clone()), spec, policy, options.connect_timeout)?;
+        let (spec, patience) = (options.spec.clone(), options.connect_timeout);
+        let epochs = Epochs::open(options.epoch, options.epoch_file.clone())?;
+        let node = Node::start(endpoint, Some(host.clone()), spec, policy, epochs, patience)?;
         Ok(Server {
             node,
             host,
@@ -230,6 +242,11 @@ impl Server {
         self.incarnation
     }
 
+    /// The epoch that it is in; see [`ClusterInfo::raise_epoch`](super::ClusterInfo::raise_epoch).
+    pub fn epoch(&self) -> u64 {
+        self.node.epochs.now()
+    }
+
     /// The variables, queues and the like that the task has.
     pub fn resources(&self) -> &Arc<ResourceManager> {
         self.host.resources()
@@ -258,6 +275,7 @@ impl Server {
         let (plans, remote_steps) = self.node.load();
         let dropped = &self.host.dropped;
         ServerStatus {
+            epoch: self.epoch(),
             plans,
             steps: self.host.active_steps().len(),
             remote_steps,
@@ -327,6 +345,8 @@ impl Drop for Server {
 /// What a task is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerStatus {
+    /// The epoch that it is in.
+    pub epoch: u64,
     /// Plans that coordinators have registered.
     pub plans: usize,
     /// Steps in progress.

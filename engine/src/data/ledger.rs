@@ -15,7 +15,8 @@ const WORKERS: usize = 1 << 20;
 
 /// Hands out the examples of epochs to workers, each example once in each epoch.
 ///
-/// [`Ledger`] is for the workers of one process. Workers of several processes take shares that need no agreement
+/// [`Ledger`] is for the workers of one process. Workers of several processes that train synchronously use
+/// [`SyncBatches`](super::SyncBatches), which survives that they die; others take shares that need no agreement
 /// ([`Dataset::shard`](super::Dataset::shard)), or a ledger that the program implements.
 pub trait EpochLedger: Send + Sync {
     /// The numbers of up to `most` further examples of an epoch for a worker; none when there are no more for it.

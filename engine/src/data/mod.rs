@@ -2,6 +2,7 @@
 //!
 //! - [`Dataset`]: examples, one after the other: shuffled, in batches, repeated, shared among workers, read ahead
 //! - [`EpochLedger`]: hands out each example once in an epoch, whoever asks; [`Ledger`] does so for one process
+//! - [`SyncBatches`]: which examples each replica of synchronous training uses in which step, over any number of processes
 //! - [`records`], [`csv`], [`idx`], [`npy`](crate::npy): files; [`shards`]: which worker reads which of them
 //! - [`QueueFeeder`]: a thread that fills a queue of the graph from a data set
 //!
@@ -43,6 +44,7 @@ mod ledger;
 mod prefetch;
 pub mod records;
 pub mod shards;
+mod sync;
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,7 @@ mod tests;
 pub use dataset::{Dataset, Example, Examples};
 pub use feed::QueueFeeder;
 pub use ledger::{Assignment, EpochLedger, Ledger};
+pub use sync::SyncBatches;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actorflow_actors::exec::{Executor, Plan, RunOptions, StepFuture};
+use actorflow_actors::exec::{Executor, Pace, Plan, RunOptions, StepFuture, Trace};
 use actorflow_core::cancel::CancelToken;
 use actorflow_core::device_name::TaskName;
 use actorflow_core::error::Result;
@@ -11,11 +11,12 @@ use actorflow_core::graph::NodeId;
 use actorflow_core::kernel::{Device, HostDevice};
 use actorflow_core::resource::ResourceManager;
 use actorflow_core::{Error, Graph, Tensor};
+use parking_lot::Mutex;
 
 use super::{Key, SessionOptions};
 pub(crate) use crate::cluster::How;
 use crate::cluster::{
-    ConnectOptions, Devices, DistPlan, Host, Master, MasterOptions, Server, client_node, cpu_executors,
+    ConnectOptions, Devices, DistPlan, Host, Master, MasterOptions, Server, Tracer, client_node, cpu_executors,
 };
 use crate::partition::DivideOptions;
 use crate::passes::{self, Passes, ir::Ir};
@@ -103,7 +104,7 @@ impl Backend {
     pub(crate) fn outside(target: &str, client: &ConnectOptions, options: &SessionOptions) -> Result<Backend> {
         actorflow_kernels::link();
         actorflow_core::op::registry().check()?;
-        let (node, spec, home) = client_node(target, client)?;
+        let (node, spec, home) = client_node(target, client, true)?;
         let (filters, patience) = (&options.device_filters, client.connect_timeout);
         let devices = Devices::of_cluster(node, &spec, None, filters, patience)?;
         let first = home.and_then(|h| devices.first_of(&h)).unwrap_or(0);
@@ -248,13 +249,57 @@ impl Backend {
         match (self, plan) {
             (Backend::One(e), Prepared::One(plan)) => e.run_async(plan, feeds, deadline, cancel),
             (Backend::Many { master, .. }, Prepared::Many(plan)) => StepFuture::of(|then| {
-                let run = master.launch(plan, &feeds, deadline, cancel, then)?;
+                let run = master.launch(plan, &feeds, deadline, cancel, None, then)?;
                 Ok(Box::new(move |why| run.fail(why)))
             }),
             _ => StepFuture::of(|_| Err(foreign())),
         }
     }
+
+    /// As [`run_async`](Self::run_async); also what gives the trace when the run has ended well.
+    pub(crate) fn run_async_traced(
+        &self,
+        plan: &Prepared,
+        feeds: Vec<Tensor>,
+        deadline: Option<Instant>,
+        cancel: Option<&CancelToken>,
+    ) -> (StepFuture, TakeTrace) {
+        match (self, plan) {
+            (Backend::One(e), Prepared::One(plan)) => {
+                let record = Arc::<Mutex<Trace>>::default();
+                let future = StepFuture::of(|then| {
+                    let options = RunOptions {
+                        deadline,
+                        cancel,
+                        record: Some(record.clone()),
+                        ..RunOptions::default()
+                    };
+                    let run = e.launch(plan, feeds, options, Pace::Spawn, then)?;
+                    Ok(Box::new(move |why| run.abort(why)))
+                });
+                (future, Box::new(move || std::mem::take(&mut *record.lock())))
+            }
+            (Backend::Many { master, .. }, Prepared::Many(plan)) => {
+                let tracer = Tracer::new();
+                let future = StepFuture::of(|then| {
+                    let run = master.launch(plan, &feeds, deadline, cancel, Some(&tracer), then)?;
+                    Ok(Box::new(move |why| run.fail(why)))
+                });
+                let master = master.clone();
+                let take = move || {
+                    let trace = tracer.take();
+                    master.learn(&trace);
+                    trace
+                };
+                (future, Box::new(take))
+            }
+            _ => (StepFuture::of(|_| Err(foreign())), Box::new(Trace::default)),
+        }
+    }
 }
+
+/// Gives the trace of a run that has ended.
+pub(crate) type TakeTrace = Box<dyn FnOnce() -> Trace + Send>;
 
 fn foreign() -> Error {
     Error::internal("a plan of another session")

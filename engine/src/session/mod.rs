@@ -14,7 +14,7 @@ mod runner;
 
 pub use callable::Callable;
 pub use options::SessionOptions;
-pub use runner::Runner;
+pub use runner::{Runner, TracedFuture};
 
 use std::collections::HashMap;
 use std::sync::Arc;

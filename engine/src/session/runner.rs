@@ -1,5 +1,7 @@
 //! Describing one run.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use actorflow_actors::exec::{StepFuture, Trace};
@@ -7,7 +9,7 @@ use actorflow_core::cancel::CancelToken;
 use actorflow_core::error::Result;
 use actorflow_core::{Operation, Output, Tensor};
 
-use super::backend::{How, Prepared};
+use super::backend::{How, Prepared, TakeTrace};
 use super::{Session, check_feed};
 
 /// One run in the making; made by [`Session::runner`].
@@ -126,5 +128,37 @@ impl<'a> Runner<'a> {
             .session
             .backend()
             .run_async(&plan, feeds, self.deadline, self.cancel.as_ref()))
+    }
+
+    /// [`run_async`](Self::run_async), also reporting when each node ran, for how long and on which thread: what
+    /// [`run_traced`](Self::run_traced) is to [`run`](Self::run).
+    ///
+    /// # Errors
+    /// As [`run_async`](Self::run_async).
+    pub fn run_async_traced(self) -> Result<TracedFuture> {
+        let plan = self.prepared()?;
+        let feeds = self.feeds.into_iter().map(|(_, t)| t).collect();
+        let backend = self.session.backend();
+        let (run, take) = backend.run_async_traced(&plan, feeds, self.deadline, self.cancel.as_ref());
+        Ok(TracedFuture { run, take: Some(take) })
+    }
+}
+
+/// A run in progress that is traced; a plain future that needs no particular runtime. Dropping it cancels the run.
+#[must_use = "dropping the future cancels the run"]
+pub struct TracedFuture {
+    run: StepFuture,
+    take: Option<TakeTrace>,
+}
+
+impl Future for TracedFuture {
+    type Output = Result<(Vec<Tensor>, Trace)>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let me = &mut *self;
+        Pin::new(&mut me.run).poll(cx).map(|result| {
+            let trace = me.take.take();
+            result.map(|values| (values, trace.map_or_else(Trace::default, |take| take())))
+        })
     }
 }

@@ -6,6 +6,8 @@
 #![allow(dead_code)] // each suite uses a part
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+pub(crate) mod epochs;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
 use std::path::Path;
@@ -24,7 +26,7 @@ use actorflow::train::parallel::{Model, Replica, ReplicaOptions, Strategy};
 use actorflow::{Code, DType, Graph, GraphVariables, Result, Session, SessionOptions, Tensor};
 
 /// What a started process is: a folder, a job, a number, a strategy and the elements of its variable, with spaces between them.
-/// A strategy after `monitored-` is driven by a monitored session.
+/// A strategy after `monitored-` is driven by a monitored session; one after `epochs-` goes through examples.
 const TASK: &str = "ACTORFLOW_TEST_TASK";
 const HOUR: Duration = Duration::from_secs(3600);
 /// Elements of the variable: enough for two buckets of an all-reduce.
@@ -110,9 +112,24 @@ fn monitored(dir: &Path, server: Server, replica: Replica, filters: Vec<String>,
 
 fn task(dir: &Path, job: &str, index: u32, strategy: &str, size: usize, computing: &AtomicU64) -> Result<()> {
     let (is_monitored, strategy) = match strategy.strip_prefix("monitored-") {
+        Some(rest) => (true, rest),
+        None => (false, strategy),
+    };
+    let (in_epochs, strategy) = match strategy.strip_prefix("epochs-") {
         Some(rest) => (true, rest.parse()?),
         None => (false, strategy.parse::<Strategy>()?),
     };
+    train(dir, job, index, (strategy, is_monitored, in_epochs), size, computing)
+}
+
+fn train(
+    dir: &Path,
+    job: &str,
+    index: u32,
+    (strategy, is_monitored, in_epochs): (Strategy, bool, bool),
+    size: usize,
+    computing: &AtomicU64,
+) -> Result<()> {
     let spec = ClusterSpec::from_file(dir.join("cluster.json"))?;
     let identity = Identity::load(&dir.join(format!("{job}{index}")))?;
     let server = Server::start(ServerOptions {
@@ -141,19 +158,26 @@ fn task(dir: &Path, job: &str, index: u32, strategy: &str, size: usize, computin
     } else {
         "ps"
     }));
-    let build = if is_monitored { model_of_two } else { model };
+    let build = if is_monitored && !in_epochs {
+        model_of_two
+    } else {
+        model
+    };
     let mut replica = Replica::build(&g, Momentum::new(1.0, 0.0).into(), options, |g| build(g, size))?;
+    let options = SessionOptions {
+        device_filters: filters.clone(),
+        ..session()
+    };
+    if is_monitored && in_epochs {
+        return epochs::monitored(dir, server, replica, options, computing);
+    }
     if is_monitored {
         return monitored(dir, server, replica, filters, size);
     }
-    let session = Session::on(
-        &g,
-        &server,
-        SessionOptions {
-            device_filters: filters,
-            ..session()
-        },
-    )?;
+    let session = Session::on(&g, &server, options)?;
+    if in_epochs {
+        return epochs::train(replica, &session, computing);
+    }
     replica.start(&session)?;
     let x = Tensor::full([size], 1f32)?;
     loop {

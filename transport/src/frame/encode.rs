@@ -138,7 +138,8 @@ pub(crate) fn check_message(message: &Message, header: u64, total: u64, tensor: 
 pub(crate) fn check_size(bytes: u64, limit: u64) -> Result<()> {
     if bytes > limit {
         return Err(Error::exhausted(format!(
-            "a tensor of {bytes} bytes exceeds what the peer accepts, {limit} bytes; send it in parts"
+            "a tensor of {bytes} bytes exceeds what the peer accepts, {limit} bytes; send it in parts, or raise the peer's \
+             limit tensor"
         )));
     }
     Ok(())

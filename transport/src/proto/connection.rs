@@ -10,7 +10,7 @@ use super::requests::Requests;
 use super::window::{Inbound, Outbound, Parked};
 use super::{Action, BULK, Class, Local, Time};
 use crate::counters::Counters;
-use crate::frame::encode::{check_message, check_size};
+use crate::frame::encode::{check_message, check_size, payload_of};
 use crate::frame::{Body, Credit, Frame, Hello, Outcome, Stamp, sendable};
 use crate::message::{Message, Parcel};
 
@@ -273,6 +273,7 @@ impl<K> Connection<K> {
         // What the peer allows may be more than this side wants to keep.
         let allowed = self.peer.as_ref().map_or(0, |p| p.hello.pending_requests);
         let limit = allowed.min(self.local.limits.pending_requests as u64);
+        let bytes = payload_of(&message);
         let checked = self.check(&message).and_then(|()| {
             if deadline <= now {
                 return Err(Error::deadline(format!(
@@ -287,6 +288,16 @@ impl<K> Connection<K> {
                     self.peer_name()
                 )));
             }
+            // The last one may exceed the limit, as with what is parked.
+            let (count, unread) = self.requests.unread();
+            if bytes < BULK && unread >= self.local.limits.parked_bytes as u64 {
+                return Err(Error::exhausted(format!(
+                    "{count} requests of {} to {} wait to be answered already; send less at once, wait for answers, or \
+                     raise this side's limit parked-bytes",
+                    human(usize::try_from(unread).unwrap_or(usize::MAX)),
+                    self.peer_name()
+                )));
+            }
             Ok(())
         });
         if let Err(e) = checked {
@@ -295,6 +306,9 @@ impl<K> Connection<K> {
             return;
         }
         let id = self.requests.add(message.kind, deadline, then);
+        if bytes < BULK {
+            self.requests.leaves(id, bytes);
+        }
         if let Err(e) = self.put_message(Body::Request { id, message }, now)
             && let Some(pending) = self.requests.remove(id)
         {

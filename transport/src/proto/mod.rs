@@ -11,7 +11,8 @@
 //!   read before it.
 //! - **Fences.** Every frame carries its sender's incarnation and epoch. One of another incarnation, or of an epoch
 //!   before this side's, is dropped and counted; a request of an old epoch is answered with `ABORTED`.
-//! - **Requests** have deadlines and exactly one answer. What is pending when the connection is lost fails at once.
+//! - **Requests** have deadlines and exactly one answer. What is pending when the connection is lost fails at once. Small
+//!   ones take no room at their receiver; those that it is not known to have read have a bound in bytes at their sender.
 //! - **Windows.** Parcels and large messages take room at their receiver until they are delivered there. Without room
 //!   they are parked at the sender, in order; nobody waits on a thread. A sender that is told that it has to wait (see
 //!   [`Connection::offer`]) waits with a continuation, so that what is parked is bounded by those who wait, and what nobody

@@ -96,6 +96,7 @@ impl<K> Connection<K> {
 
     fn answered(&mut self, id: u64, outcome: Outcome, credited: Option<u64>) {
         self.dropped(credited);
+        self.requests.was_read(id);
         match self.requests.remove(id) {
             Some(pending) => {
                 let result = outcome.into_result();
@@ -109,7 +110,10 @@ impl<K> Connection<K> {
     fn stale(&mut self, frame: Frame, credited: Option<u64>) {
         self.counted.stale_epoch += 1;
         let (theirs, ours) = (frame.stamp.epoch, self.local.epoch);
-        let why = Error::aborted(format!("of epoch {theirs}, but the cluster is in epoch {ours}"));
+        let why = Error::aborted(format!(
+            "of epoch {theirs}, but the cluster is in epoch {ours}: make a new session, or let the task into the epoch \
+             (actorflow cluster epoch)"
+        ));
         match frame.body {
             Body::Request { id, .. } => self.refuse(id, why.context("the request is")),
             Body::Answer { id, .. } => {

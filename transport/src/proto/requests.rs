@@ -1,7 +1,7 @@
 //! Requests that wait for their answers, with deadlines.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Time;
 
@@ -18,6 +18,10 @@ pub(super) struct Requests<K> {
     last: u64,
     pending: BTreeMap<u64, Pending<K>>,
     deadlines: BTreeSet<(Time, u64)>,
+    /// Those on the control stream, with their bytes, that the peer is not known to have read: it reads them in order,
+    /// so that its answer to one tells of all before.
+    unread: VecDeque<(u64, u64)>,
+    unread_bytes: u64,
 }
 
 impl<K> Requests<K> {
@@ -26,6 +30,8 @@ impl<K> Requests<K> {
             last: 0,
             pending: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            unread: VecDeque::new(),
+            unread_bytes: 0,
         }
     }
 
@@ -40,6 +46,28 @@ impl<K> Requests<K> {
         self.pending.insert(self.last, pending);
         self.deadlines.insert((deadline, self.last));
         self.last
+    }
+
+    /// A request leaves on the control stream.
+    pub(super) fn leaves(&mut self, id: u64, bytes: u64) {
+        self.unread.push_back((id, bytes));
+        self.unread_bytes = self.unread_bytes.saturating_add(bytes);
+    }
+
+    /// The peer has answered a request, be it too late.
+    pub(super) fn was_read(&mut self, id: u64) {
+        // One that is not among them has gone by another stream, which says nothing of this one.
+        if self.unread.binary_search_by_key(&id, |(i, _)| *i).is_err() {
+            return;
+        }
+        while let Some((_, bytes)) = self.unread.pop_front_if(|(first, _)| *first <= id) {
+            self.unread_bytes = self.unread_bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// How many requests, of how many bytes, the peer is not known to have read.
+    pub(super) fn unread(&self) -> (usize, u64) {
+        (self.unread.len(), self.unread_bytes)
     }
 
     pub(super) fn is_pending(&self, id: u64) -> bool {

@@ -1,6 +1,8 @@
 //! Two connections joined by nothing but their actions.
 #![forbid(unsafe_code)]
 
+mod bounds;
+
 use actorflow_core::{Code, DType, Error, Tensor};
 
 use super::*;
@@ -202,50 +204,6 @@ fn a_tensor_larger_than_the_window_passes_alone() {
     assert_eq!(frames.len(), 1);
     frames.into_iter().for_each(|f| b.receive(f, at(0)));
     assert_eq!(edges(&settle(&mut a, &mut b, at(0)).1), [0, 1, 2, 3, 4]);
-}
-
-#[test]
-fn a_queue_of_parked_parcels_has_a_bound() {
-    let limits = Limits {
-        in_flight: 1,
-        parked: 2,
-        ..Limits::default()
-    };
-    let (mut a, _) = pair_with(limits);
-    // Who waits may always park.
-    for edge in 0..5 {
-        a.send(parcel(edge, 8), Some(edge), at(0));
-    }
-    assert!(failed(&drain(&mut a).1).is_empty() && a.parked_bytes() == 32);
-    // What nobody waits for may not: parcels, notices.
-    let large = || Message {
-        blob: vec![1; BULK as usize].into(),
-        ..Message::new(1)
-    };
-    a.notify(large(), at(0)).unwrap();
-    a.send(parcel(6, 8), None, at(0));
-    let e = a.notify(large(), at(0)).unwrap_err();
-    assert_eq!(e.code(), Code::ResourceExhausted);
-    assert!(e.message().contains("2 frames of 256.0 KiB wait"), "{e}");
-    assert!(a.is_up());
-}
-
-#[test]
-fn the_bytes_that_are_parked_while_nobody_waits_have_a_bound() {
-    let limits = Limits {
-        in_flight: 1,
-        parked_bytes: 100,
-        ..Limits::default()
-    };
-    let (mut a, _) = pair_with(limits);
-    for edge in 0..4 {
-        a.send(parcel(edge, 40), None, at(0));
-        assert!(a.is_up());
-    }
-    // 120 bytes are parked.
-    a.send(parcel(4, 40), None, at(0));
-    assert_eq!(a.over().unwrap().code(), Code::ResourceExhausted);
-    assert_eq!(a.parked_bytes(), 0);
 }
 
 #[test]

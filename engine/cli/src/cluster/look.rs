@@ -12,7 +12,7 @@ use crate::{home, units};
 
 /// The cluster to look at.
 #[derive(clap::Args)]
-struct Target {
+pub(super) struct Target {
     /// The address of any task: host:port
     #[arg(value_name = "TARGET")]
     target: String,
@@ -25,7 +25,12 @@ struct Target {
 }
 
 impl Target {
-    fn connect(&self) -> Result<ClusterInfo, Failure> {
+    /// As it was given.
+    pub(super) fn addr(&self) -> &str {
+        &self.target
+    }
+
+    pub(super) fn connect(&self) -> Result<ClusterInfo, Failure> {
         let timeout = units::time(&self.timeout).map_err(|e| Failure::Usage(format!("--timeout: {e}")))?;
         let mut options = ConnectOptions::new(home::caller(self.identity.as_deref())?);
         options.connect_timeout = timeout;
@@ -34,7 +39,7 @@ impl Target {
 }
 
 /// Asks every task at the same time.
-fn ask_all<T: Send>(
+pub(super) fn ask_all<T: Send>(
     info: &ClusterInfo,
     ask: impl Fn(&TaskName) -> Result<T, Error> + Sync,
 ) -> Vec<(TaskName, String, Result<T, Error>)> {
@@ -60,7 +65,7 @@ fn ask_all<T: Send>(
 }
 
 /// Prints rows under a heading, each column as wide as its widest cell.
-fn table(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     let mut widths: Vec<usize> = heading.iter().map(|h| h.len()).collect();
     for row in rows {
         for (w, cell) in widths.iter_mut().zip(row) {
@@ -79,7 +84,7 @@ fn table(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_json(value: &Value) -> Result<(), Failure> {
+pub(super) fn print_json(value: &Value) -> Result<(), Failure> {
     writeln!(std::io::stdout().lock(), "{value}")?;
     Ok(())
 }
@@ -123,6 +128,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
                 "DEVICES",
                 "MEMORY",
                 "VERSION",
+                "EPOCH",
                 "INCARNATION",
             ],
             &rows,
@@ -150,6 +156,7 @@ fn status_row(task: &TaskName, addr: &str, answer: &Answered) -> Vec<String> {
             s.devices.len().to_string(),
             units::human(s.devices.iter().map(|d| d.used).sum()),
             s.version.clone(),
+            s.epoch.to_string(),
             s.incarnation.to_string(),
         ],
         Err(_) => vec![name, addr, "down".to_owned()],
@@ -165,6 +172,7 @@ fn status_json(task: &TaskName, addr: &str, answer: &Answered) -> Value {
             "uptime_seconds": s.uptime.as_secs(),
             "steps": steps,
             "version": s.version,
+            "epoch": s.epoch,
             "incarnation": s.incarnation,
             "devices": s.devices.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(),
         }),

@@ -1,10 +1,11 @@
 //! `actorflow cluster`: making a cluster, getting into it, looking at it, and running one on this machine.
 //!
 //! - `authority`: who may be a member; `join`: becoming one
-//! - `look`: what the tasks of a running cluster are doing
+//! - `look`: what the tasks of a running cluster are doing; `epoch`: fencing off what they did before
 //! - [`local`]: a supervised cluster of processes on this machine; `up`: the command for it
 
 mod authority;
+mod epoch;
 mod join;
 pub mod local;
 mod look;
@@ -45,6 +46,8 @@ enum Command {
     Steps(look::StepsArgs),
     /// End a step that is in progress
     Cancel(look::CancelArgs),
+    /// Show the epoch of a running cluster, or raise it: what began before is over
+    Epoch(epoch::Args),
     /// Forget the variables, queues and the like of a running cluster
     Reset(look::ResetArgs),
 }
@@ -66,6 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Command::Devices(a) => look::devices(a),
         Command::Steps(a) => look::steps(a),
         Command::Cancel(a) => look::cancel(a),
+        Command::Epoch(a) => epoch::run(a),
         Command::Reset(a) => look::reset(a),
     }
 }

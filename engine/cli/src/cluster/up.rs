@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use super::local::{Event, LocalCluster, LocalOptions};
 use crate::daemon::Level;
 use crate::failure::Failure;
-use crate::{signals, units};
+use crate::{limits, signals, units};
 
 /// Run a whole cluster on this machine, supervised, until Ctrl-C
 ///
@@ -39,6 +39,9 @@ pub(super) struct Args {
     /// The most bytes that tensors of a device may take, such as 1GiB [default: no limit]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
+    /// What one peer may use of a task, as NAME=VALUE such as tensor=64MiB; may be given several times; --help lists them
+    #[arg(long, value_name = "NAME=VALUE", long_help = limits::help())]
+    limit: Vec<limits::Told>,
     /// Serve each task's metrics at a loopback port, and print it
     #[arg(long)]
     metrics: bool,
@@ -70,6 +73,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             .map(units::bytes)
             .transpose()
             .map_err(|e| flag("memory", e))?,
+        limits: {
+            // Their values are right; together they may be wrong.
+            limits::resolve(&args.limit, &Default::default(), "--limit").map_err(|e| flag("limit", e))?;
+            args.limit.iter().map(ToString::to_string).collect()
+        },
         metrics: args.metrics,
         allow_dir: args.allow_dir.clone(),
         log_level: args.log_level.name().to_owned(),

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use actorflow::panic_message;
 use serde::{Deserialize, Serialize};
 
 use super::stage::Stage;
@@ -68,7 +69,7 @@ pub fn worker(args: &WorkerArgs) -> Result<(), Failure> {
         let (reason, last) = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(())) => (None, false),
             Ok(Err(reason)) => (Some(one_line(&reason)), false),
-            Err(payload) => (Some(one_line(&format!("panicked: {}", text(&*payload)))), true),
+            Err(payload) => (Some(one_line(&format!("panicked: {}", panic_message(&*payload)))), true),
         };
         let answer = Answer {
             reason,
@@ -83,12 +84,4 @@ pub fn worker(args: &WorkerArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn text(payload: &(dyn std::any::Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("with a value that is no text")
 }

@@ -1,5 +1,6 @@
 //! What a daemon is told: flags, a file, and TensorFlow's environment variable, in this order of precedence.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use serde::Deserialize;
 use super::Args;
 use super::log::{Format, Level};
 use crate::failure::Failure;
+use crate::limits::{self, Amount, PeerLimits};
 use crate::{home, units};
 
 /// The file. Every key is a flag, too.
@@ -22,7 +24,9 @@ struct File {
     task: Option<u32>,
     identity: Option<PathBuf>,
     bind: Option<String>,
-    memory: Option<Size>,
+    memory: Option<Amount>,
+    #[serde(default)]
+    limits: BTreeMap<String, Amount>,
     threads: Option<usize>,
     devices: Option<usize>,
     submitters: Option<Vec<String>>,
@@ -33,17 +37,10 @@ struct File {
     authority_address: Option<String>,
     metrics: Option<String>,
     metrics_anywhere: Option<bool>,
+    epoch: Option<u64>,
     grace: Option<String>,
     log_level: Option<Level>,
     log_format: Option<Format>,
-}
-
-/// A size is a number or a text with a unit.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Size {
-    Bytes(u64),
-    Text(String),
 }
 
 /// What a daemon does.
@@ -55,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) bind: Option<SocketAddr>,
     /// Bytes of each device; `None`: any number.
     pub(crate) memory: Option<usize>,
+    /// What a peer may use.
+    pub(crate) limits: PeerLimits,
     pub(crate) threads: Option<usize>,
     pub(crate) devices: usize,
     pub(crate) submitters: Option<Vec<String>>,
@@ -65,6 +64,8 @@ pub(crate) struct Config {
     /// Where the certificate is renewed, if the service is elsewhere.
     pub(crate) authority_address: Option<String>,
     pub(crate) metrics: Option<SocketAddr>,
+    /// The epoch that the task is in at least.
+    pub(crate) epoch: u64,
     pub(crate) grace: Duration,
     pub(crate) level: Level,
     pub(crate) format: Format,
@@ -209,11 +210,8 @@ impl Config {
             let everywhere: SocketAddr = (std::net::Ipv4Addr::UNSPECIFIED, JOIN_PORT).into();
             (dir, join_address.unwrap_or(everywhere))
         });
-        let size = |s: Size| match s {
-            Size::Bytes(n) => usize::try_from(n).map_err(|_| format!("{n} bytes are more than can be addressed")),
-            Size::Text(text) => units::bytes(&text),
-        };
-        let memory = places.choose("memory", args.memory.clone().map(Size::Text), file.memory);
+        let memory = places.choose("memory", args.memory.clone().map(Amount::Text), file.memory);
+        let limits = limits::resolve(&args.limit, &file.limits, &places.key("limits")).map_err(Failure::Usage)?;
         let counted = |name: &str, flag: Option<usize>, key: Option<usize>, most: usize| {
             let setting = places.choose(name, flag, key);
             setting
@@ -227,12 +225,14 @@ impl Config {
         };
         let metrics = places.choose("metrics", args.metrics.clone(), file.metrics);
         let anywhere = args.metrics_anywhere || file.metrics_anywhere.unwrap_or(false);
+        let epoch = places.choose("epoch", args.epoch, file.epoch);
         let grace = places.choose("grace", args.grace.clone(), file.grace);
         Ok(Config {
             task,
             identity,
             bind,
-            memory: memory.map(|s| s.read(size)).transpose()?,
+            memory: memory.map(|s| s.read(|size| size.bytes())).transpose()?,
+            limits,
             threads: counted("threads", args.threads, file.threads, 4096)?,
             devices: counted("devices", args.devices, file.devices, 64)?.unwrap_or(1),
             submitters: args.submitters.clone().or(file.submitters),
@@ -245,6 +245,13 @@ impl Config {
             metrics: match metrics {
                 Some(s) => s.read(|text| metrics_address(&text, anywhere))?,
                 None => None,
+            },
+            epoch: match epoch {
+                Some(s) => s.read(|n| match n {
+                    0 => Err("the first epoch is 1".to_owned()),
+                    n => Ok(n),
+                })?,
+                None => 1,
             },
             grace: match grace {
                 Some(s) => s.read(|text| units::time(&text))?,
@@ -350,6 +357,7 @@ mod tests {
             authority-address = "a:2200"
             metrics = "127.0.0.1:9100"
             grace = "10s"
+            epoch = 4
             log-level = "debug"
             log-format = "json"
             "#,
@@ -363,7 +371,7 @@ mod tests {
             (Some(vec![]), Level::Debug, Format::Json)
         );
         assert_eq!(c.metrics, "127.0.0.1:9100".parse().ok());
-        assert_eq!(c.grace, Duration::from_secs(10));
+        assert_eq!((c.grace, c.epoch), (Duration::from_secs(10), 4));
         assert_eq!(c.bind, "0.0.0.0:3".parse().ok());
     }
 
@@ -400,6 +408,12 @@ mod tests {
             ("colour = 'red'", ["daemon.toml", "colour"]),
             ("log-level = 'loud'", ["daemon.toml", "loud"]),
             ("task = 7", ["no task /job:ps/task:7", "/job:ps/task:0"]),
+            ("limits = { tensors = 1 }", ["daemon.toml: key `limits`", "graph-nodes"]),
+            (
+                "[limits]\ntensor = '1 apple'",
+                ["daemon.toml: key `limits`: tensor", "512MiB"],
+            ),
+            ("epoch = 0", ["daemon.toml: key `epoch`", "is 1"]),
             ("join-address = '0.0.0.0:1'", ["--authority", "cluster init"]),
         ] {
             let (_dir, path) = file(&format!("{cluster}{text}"));

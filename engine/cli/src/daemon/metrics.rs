@@ -165,6 +165,12 @@ impl Numbers<'_> {
         ];
         p.sample("build_info", &labels, 1);
         p.one("uptime_seconds", "gauge", "Since the daemon started.", self.uptime);
+        p.one(
+            "cluster_epoch",
+            "gauge",
+            "The cluster's epoch that the task is in.",
+            self.status.epoch,
+        );
         p.one("steps_total", "counter", "Steps that have begun here.", s.begun);
         p.one("steps_in_progress", "gauge", "Steps in progress here.", s.steps);
         p.one(
@@ -283,6 +289,7 @@ mod tests {
             certificate: -3,
             revoked: 2,
             status: ServerStatus {
+                epoch: 3,
                 plans: 1,
                 steps: 2,
                 remote_steps: 1,

@@ -20,7 +20,7 @@ use actorflow::SessionOptions;
 use actorflow::cluster::{Counters, Server, ServerOptions};
 
 use crate::failure::Failure;
-use crate::signals;
+use crate::{home, limits, signals};
 use config::Config;
 use http::HttpServer;
 pub(crate) use log::{Format, Level};
@@ -55,6 +55,9 @@ pub(crate) struct Args {
     /// The most bytes that tensors of a device may take, such as 4GiB [default: no limit]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
+    /// What one peer may use, as NAME=VALUE such as tensor=64MiB; may be given several times; --help lists them
+    #[arg(long, value_name = "NAME=VALUE", long_help = limits::help())]
+    limit: Vec<limits::Told>,
     /// Threads that compute [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -83,6 +86,9 @@ pub(crate) struct Args {
     /// Allow --metrics an address that other machines reach
     #[arg(long)]
     metrics_anywhere: bool,
+    /// The cluster's epoch, if it is later than the one that the task has kept beside its identity [default: 1]
+    #[arg(long, value_name = "N")]
+    epoch: Option<u64>,
     /// How long steps may go on after SIGTERM or SIGINT [default: 5s]
     #[arg(long, value_name = "TIME")]
     grace: Option<String>,
@@ -126,6 +132,9 @@ impl Running {
             ..session
         };
         options.bind = config.bind;
+        config.limits.set(&mut options);
+        options.epoch = config.epoch;
+        options.epoch_file = Some(home::epoch_file(&config.identity));
         if let Some(jobs) = &config.submitters {
             options.submitters.clone_from(jobs);
         }
@@ -174,10 +183,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn announce(running: &Running) -> Result<(), Failure> {
     let server = &running.server;
     let (task, addr, incarnation) = (server.task(), server.local_addr()?, server.incarnation());
+    let epoch = server.epoch();
     let mut out = std::io::stdout().lock();
     writeln!(out, "ready {task} at {addr} incarnation {incarnation}")?;
     out.flush()?;
-    tracing::info!(%task, %addr, incarnation, version = env!("CARGO_PKG_VERSION"), "ready");
+    tracing::info!(%task, %addr, incarnation, epoch, version = env!("CARGO_PKG_VERSION"), "ready");
     Ok(())
 }
 

@@ -196,9 +196,24 @@ pub(crate) struct Local {
 
 impl Local {
     pub(crate) fn start(ps: u32, workers: u32) -> Local {
-        let args = ["--ps", &ps.to_string(), "--workers", &workers.to_string()].map(str::to_owned);
-        let more = ["cluster", "local", "--threads", "1", "--json"].map(str::to_owned);
-        let command = Running::start(&[&more[..], &args[..]].concat());
+        Local::start_with(ps, workers, &[])
+    }
+
+    /// With further flags.
+    pub(crate) fn start_with(ps: u32, workers: u32, more: &[&str]) -> Local {
+        let (ps, workers) = (ps.to_string(), workers.to_string());
+        let args = [
+            "cluster",
+            "local",
+            "--threads",
+            "1",
+            "--json",
+            "--ps",
+            &ps,
+            "--workers",
+            &workers,
+        ];
+        let command = Running::start(&[&args[..], more].concat());
         let all: Value = serde_json::from_str(&command.line("{")).unwrap();
         let pid = |t: &Value| u32::try_from(t["pid"].as_u64().unwrap()).unwrap();
         Local {

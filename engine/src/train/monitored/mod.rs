@@ -310,7 +310,8 @@ impl MonitoredSession {
         })
     }
 
-    /// One step of the replica ([`Replica::step`]), with what hooks ask for. Of a batch that is computed in parts, hooks see
+    /// One step of the replica ([`Replica::step`]), with what hooks ask for. When it is repeated because a task was lost, the
+    /// batch counts again if it had counted before the answer was lost; see [`step_with`](Self::step_with). Of a batch that is computed in parts, hooks see
     /// the means of floats, and else the last part.
     ///
     /// # Errors
@@ -318,6 +319,30 @@ impl MonitoredSession {
     /// say. `OUT_OF_RANGE` means that too few replicas remain, after which [`should_stop`](Self::should_stop) holds.
     /// `ABORTED` and `UNAVAILABLE` only after the most recoveries in a row.
     pub fn step(&mut self, batch: &[Tensor]) -> Result<StepReport> {
+        self.stepping(|s| s.attempt_step(batch))
+    }
+
+    /// [`step`](Self::step) with the batch that `batch` makes for the number of the step ([`Replica::position`]). When a step is
+    /// repeated because a task was lost, `batch` is called again, with the number that the step has then: an earlier one if the
+    /// training goes on from a checkpoint, a later one if the step has counted after all. With
+    /// [`SyncBatches`](crate::data::SyncBatches) each example is used exactly once in each epoch so. Under other strategies, a
+    /// `batch` that gives another batch at each call never has one count twice.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step); what `batch` returns.
+    pub fn step_with(&mut self, mut batch: impl FnMut(u64) -> Result<Vec<Tensor>>) -> Result<StepReport> {
+        self.stepping(|s| {
+            let (Some(live), Some(replica)) = (&s.live, &mut s.replica) else {
+                return Err(Error::internal("there is no session to take a step in"));
+            };
+            let handle = live.threads.handle();
+            let position = replica.position_unless(handle.token());
+            let position = position.map_err(|e| s.explained(e))?;
+            s.attempt_step(&batch(position)?)
+        })
+    }
+
+    fn stepping(&mut self, mut step: impl FnMut(&mut Self) -> Result<StepReport>) -> Result<StepReport> {
         if self.replica.is_none() {
             return Err(Error::failed_precondition(
                 "the session drives no replica: make it by MonitoredSession::for_replica, or call run",
@@ -325,7 +350,7 @@ impl MonitoredSession {
         }
         self.recovering(|s| {
             s.revive()?;
-            s.attempt_step(batch)
+            step(s)
         })
     }
 
@@ -401,7 +426,7 @@ impl MonitoredSession {
     }
 
     /// Does `work` again, in new sessions, as long as it fails for want of one.
-    fn recovering<T>(&mut self, work: impl Fn(&mut Self) -> Result<T>) -> Result<T> {
+    fn recovering<T>(&mut self, mut work: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         let mut failures = 0;
         let mut pause = self.preparer.poll;
         loop {

@@ -114,6 +114,8 @@ pub(super) struct Live {
     push: u64,
     round: u64,
     versions: Vec<u64>,
+    /// How many updates the first shard's values have had.
+    global_step: u64,
     /// The values that gradients are computed from, of all shards.
     values: Vec<Tensor>,
     /// A step has failed since the replica joined.
@@ -190,6 +192,7 @@ impl Live {
             push: 0,
             round: 0,
             versions: vec![0; nodes.shards.len()],
+            global_step: 0,
             values: Vec::new(),
             failed: false,
         };
@@ -316,6 +319,7 @@ impl Live {
         }
         self.values = values;
         self.versions = infos.iter().map(|i| i.version).collect();
+        self.global_step = infos.first().map_or(0, |i| i.global_step);
         // Whoever has old values of one shard is late everywhere.
         self.round = infos.iter().map(|i| i.round).min().unwrap_or(0);
         Ok(infos)
@@ -357,6 +361,20 @@ impl Live {
         self.keep(outputs, nodes)?;
         self.failed = false;
         Ok(())
+    }
+
+    /// How many updates the values have had from which the next step computes its gradients; joins again if the last step
+    /// has failed.
+    pub(super) fn position(
+        &mut self,
+        nodes: &Nodes,
+        options: &ReplicaOptions,
+        cancel: Option<&CancelToken>,
+    ) -> Result<u64> {
+        if self.failed {
+            self.rejoin(nodes, options, Instant::now() + options.deadline, cancel)?;
+        }
+        Ok(self.global_step)
     }
 
     pub(super) fn step(

@@ -238,7 +238,8 @@ impl Replica {
     }
 
     /// One step: computes gradients of the batch, one tensor for each of the model's inputs, pushes them, and takes the new
-    /// values. If it fails, the gradients count once or not at all, and the next step begins by joining again.
+    /// values. If it fails, the gradients count once or not at all, and the next step begins by joining again. So whoever gives
+    /// the same batch again may have it count twice, unless it is chosen by [`position`](Self::position).
     ///
     /// # Errors
     /// `FAILED_PRECONDITION` before [`start`](Self::start); `DEADLINE_EXCEEDED` naming the replicas that did not come;
@@ -246,6 +247,25 @@ impl Replica {
     pub fn step(&mut self, batch: &[Tensor]) -> Result<StepReport> {
         let (live, nodes, options) = self.live()?;
         live.step(nodes, options, batch, &RunArgs::new(), None).map(|s| s.0)
+    }
+
+    /// The number of the step that comes next, that is how many updates the values have had from which it computes its
+    /// gradients; joins again if the last step has failed.
+    ///
+    /// In `sync` and `allreduce` the gradients of the next step count for that very update or not at all. So a batch that is
+    /// chosen by this number ([`SyncBatches`](crate::data::SyncBatches)) is used once, whatever fails.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn position(&mut self) -> Result<u64> {
+        let (live, nodes, options) = self.live()?;
+        live.position(nodes, options, None)
+    }
+
+    /// [`position`](Self::position) that can be cancelled.
+    pub(crate) fn position_unless(&mut self, cancel: &CancelToken) -> Result<u64> {
+        let (live, nodes, options) = self.live()?;
+        live.position(nodes, options, Some(cancel))
     }
 
     /// [`step`](Self::step) that can be cancelled.

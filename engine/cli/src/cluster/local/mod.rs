@@ -43,6 +43,8 @@ pub struct LocalOptions {
     pub devices: usize,
     /// The most bytes that tensors of a device may take.
     pub memory: Option<usize>,
+    /// What one peer may use of a task, each as `NAME=VALUE`, with the names of `actorflow daemon --limit`.
+    pub limits: Vec<String>,
     /// Whether tasks serve metrics, at ports of their own.
     pub metrics: bool,
     /// What the tasks log: `error`, `warn`, `info` or `debug`.
@@ -69,6 +71,7 @@ impl LocalOptions {
             threads: None,
             devices: 1,
             memory: None,
+            limits: Vec::new(),
             metrics: false,
             log_level: "warn".to_owned(),
             grace: Duration::from_secs(5),

@@ -259,6 +259,17 @@ impl Supervisor {
         if let Some(n) = o.memory {
             c.args(["--memory", &n.to_string()]);
         }
+        // What one has heard while another was down is for that one, too.
+        let kept = |(t, _): (TaskName, _)| {
+            let file = crate::home::epoch_file(&task_dir(&self.dir, &t));
+            std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()
+        };
+        if let Some(epoch) = self.spec.tasks().filter_map(kept).max() {
+            c.args(["--epoch", &epoch.to_string()]);
+        }
+        for limit in &o.limits {
+            c.args(["--limit", limit]);
+        }
         if o.metrics {
             c.args(["--metrics", "127.0.0.1:0"]);
         }

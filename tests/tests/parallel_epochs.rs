@@ -1,0 +1,62 @@
+//! Examples of synchronous training among real processes: each is used exactly once in each epoch, whoever is killed.
+#![allow(clippy::unwrap_used)] // helpers of tests
+#![forbid(unsafe_code)]
+
+mod processes;
+
+use std::time::Duration;
+
+use processes::epochs::EPOCHS;
+use processes::{Cluster, Task};
+
+/// Waits for the end; every example was used once in every epoch.
+fn all_were_used_once(workers: &[Task]) {
+    for w in workers {
+        assert_eq!(w.line("USES").1, format!("{EPOCHS} {EPOCHS}"));
+        w.line("END");
+    }
+}
+
+fn a_worker_dies_again_and_again(strategy: &'static str) {
+    let c = Cluster::light(1, 2, strategy);
+    let (_servers, mut workers) = c.start_all(1, 2);
+    for (at, computing) in [(3, 0), (6, 5), (5, 20)] {
+        workers[0].steps(at);
+        // It dies before it pushes, while it waits, or when it has pushed: at any time of a step.
+        std::thread::sleep(Duration::from_millis(computing));
+        workers[1].kill();
+        workers[1] = c.start("worker", 1);
+        workers[1].compute(Duration::from_millis(computing));
+        workers[1].steps(2);
+        workers[0].skip();
+    }
+    all_were_used_once(&workers);
+}
+
+#[test]
+fn examples_of_a_worker_that_is_killed_and_started_again_are_used_once() {
+    a_worker_dies_again_and_again("epochs-sync");
+}
+
+#[test]
+fn examples_of_an_all_reduce_whose_worker_is_killed_are_used_once() {
+    a_worker_dies_again_and_again("epochs-allreduce");
+}
+
+#[test]
+fn examples_are_used_once_when_a_server_is_lost_and_its_values_come_from_a_checkpoint() {
+    let c = Cluster::light(1, 2, "monitored-epochs-sync");
+    let (mut servers, mut workers) = c.start_all(1, 2);
+    for w in &mut workers {
+        w.compute(Duration::from_millis(20));
+    }
+    workers[1].steps(13);
+    servers[0].kill();
+    servers[0] = c.start("ps", 0);
+    workers[1].steps(12);
+    workers[0].skip();
+    // The chief, too.
+    workers[0].kill();
+    workers[0] = c.start("worker", 0);
+    all_were_used_once(&workers);
+}
