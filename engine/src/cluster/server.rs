@@ -143,6 +143,18 @@ fn listening(addr: &str) -> Result<SocketAddr> {
     Ok((ip, port).into())
 }
 
+/// With a cure if somebody else has the port.
+fn taken(e: Error) -> Error {
+    if !e.message().contains("in use") {
+        return e;
+    }
+    Error::failed_precondition(format!(
+        "{}: another process has this UDP port; end it, or give the task another address in the cluster's description (or \
+         another one to listen at: --bind)",
+        e.message()
+    ))
+}
+
 impl Server {
     /// Starts a task. It listens when this returns; the other tasks need not be there yet.
     ///
@@ -191,7 +203,7 @@ impl Server {
             },
         };
         let spec = options.spec.clone();
-        let node = Node::start(endpoint, Some(host.clone()), spec, policy, options.connect_timeout)?;
+        let node = Node::start(endpoint, Some(host.clone()), spec, policy, options.connect_timeout).map_err(taken)?;
         Ok(Server {
             node,
             host,
