@@ -7,6 +7,7 @@
 mod conv;
 mod dispatch;
 mod elementwise;
+mod flags;
 mod matmul;
 mod measure;
 mod mlp;
@@ -22,8 +23,9 @@ mod tell;
 use std::process::ExitCode;
 
 use actorflow::Passes;
+use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Measures Actorflow.
 #[derive(Parser)]
@@ -31,27 +33,31 @@ use clap::{CommandFactory, Parser, Subcommand};
 struct Cli {
     #[command(subcommand)]
     subject: Subject,
-    /// Threads that may compute at once; both 1 and 2 are measured if it is not given.
-    #[arg(long, global = true)]
+    /// Threads that may compute at once, in each task. If it is not given, subjects of one process measure 1 and then 2; `ps`
+    /// has one for each core in each task, which workers that train share; sync-vs-async has 1 in each task, and with
+    /// --in-process one for each core.
+    #[arg(long, global = true, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=4096))]
     threads: Option<usize>,
-    /// Print JSON lines instead of a table.
+    /// Print JSON lines instead of a table. (Not of soak.)
     #[arg(long, global = true)]
     json: bool,
-    /// Windows per figure, 7 if it is not given; the median is reported. (Not of sync-vs-async, which has --repeat.)
-    #[arg(long, global = true, value_name = "N")]
+    /// Windows per figure, 7 if it is not given; the median is reported. (Not of sync-vs-async, which has --repeat, nor of
+    /// soak.)
+    #[arg(long, global = true, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     samples: Option<usize>,
-    /// Seconds per window, 0.3 if it is not given. (Not of sync-vs-async, which has --epochs and --steps.)
-    #[arg(long, global = true, value_name = "S")]
+    /// Seconds per window, 0.3 if it is not given. (Not of sync-vs-async, which has --epochs and --steps, nor of soak.)
+    #[arg(long, global = true, value_name = "S", allow_negative_numbers = true, value_parser = flags::window)]
     window: Option<f64>,
-    /// Also print this many of the most expensive nodes of each plan, with their measured cost (on stderr). (Not of
-    /// sync-vs-async.)
-    #[arg(long, global = true, value_name = "N")]
+    /// Also print this many of the most expensive nodes of each plan, with their measured cost (on stderr). (Of mlp-train
+    /// and conv-train.)
+    #[arg(long, global = true, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     nodes: Option<usize>,
-    /// Only benchmarks whose name contains this.
+    /// Only benchmarks whose name contains this. (Not of soak.)
     #[arg(long, global = true, default_value = "")]
     only: String,
-    /// The passes that rewrite graphs: all (if it is not given), none, or names with commas between them. (The dispatch
-    /// subject measures graphs as they are; sync-vs-async has all.)
+    /// The passes that rewrite graphs: all (if it is not given), none, or names with commas between them. (Of mlp-train,
+    /// conv-train, elementwise and soak. dispatch, matmul and fifo-queue measure graphs as they are; ps and sync-vs-async have
+    /// all.)
     #[arg(long, global = true)]
     passes: Option<Passes>,
 }
@@ -89,7 +95,14 @@ enum Subject {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => e.format(&mut Cli::command()).exit(),
+    };
+    if let Some(text) = flags::without_effect(&matches) {
+        wrong_use(&text);
+    }
     match &cli.subject {
         Subject::SyncVsAsync(args) => return compare(args, &cli),
         Subject::SyncVsAsyncTask(task) => return ended(sync_vs_async::run_task(task)),
@@ -99,14 +112,14 @@ fn main() -> ExitCode {
     let mut out = report::Report::new(cli.json, cli.nodes.unwrap_or(0), cli.only.clone());
     let mut threads = cli.threads.map_or_else(|| vec![1, 2], |t| vec![t]);
     if matches!(cli.subject, Subject::Ps(_) | Subject::PsTask(_)) {
-        // The processes share the cores.
-        threads = vec![2];
+        // Each task has its own; those of this process measure nothing.
+        threads = vec![1];
     }
     for t in threads {
         let m = measure::Settings {
-            samples: cli.samples.unwrap_or(7).max(1),
-            window: cli.window.unwrap_or(0.3).max(0.001),
-            threads: t.max(1),
+            samples: cli.samples.unwrap_or(7),
+            window: cli.window.unwrap_or(0.3),
+            threads: t,
             passes: cli.passes.unwrap_or(Passes::ALL),
         };
         // A thread of its own is bound, not the main one, whose mask tells the workers which cores there are.
@@ -122,8 +135,8 @@ fn main() -> ExitCode {
                     Subject::ConvTrain => conv::run(&m, &mut out),
                     Subject::FifoQueue => queues::run(&m, &mut out),
                     Subject::Elementwise => elementwise::run(&m, &mut out),
-                    Subject::Ps(args) => ps::run(args, &m, &mut out),
-                    Subject::PsTask(task) => ps::run_task(task, &m),
+                    Subject::Ps(args) => ps::run(args, cli.threads, &m, &mut out),
+                    Subject::PsTask(task) => ps::run_task(task, cli.threads, &m),
                     Subject::Soak { runs } => soak::run(&m, *runs),
                     // They have returned by now.
                     Subject::SyncVsAsync(_) | Subject::SyncVsAsyncTask(_) => Ok(()),
@@ -137,6 +150,9 @@ fn main() -> ExitCode {
         if done.is_err() {
             return ended(done);
         }
+    }
+    if let Some(text) = out.only_nothing() {
+        wrong_use(&text);
     }
     ExitCode::SUCCESS
 }
@@ -153,25 +169,12 @@ fn ended(done: actorflow::Result<()>) -> ExitCode {
     }
 }
 
+/// Ends as clap does for one flag that is wrong: exit code 2.
+fn wrong_use(text: &str) -> ! {
+    Cli::command().error(ErrorKind::ArgumentConflict, text).exit()
+}
+
 fn compare(args: &sync_vs_async::Args, cli: &Cli) -> ExitCode {
-    let wrong = [
-        (
-            "--samples",
-            cli.samples.is_some(),
-            "--repeat N is the number of runs of each case",
-        ),
-        (
-            "--window",
-            cli.window.is_some(),
-            "--epochs and --steps say how long a run is",
-        ),
-        ("--nodes", cli.nodes.is_some(), "leave it out"),
-        ("--passes", cli.passes.is_some(), "leave it out"),
-    ];
-    if let Some((flag, _, cure)) = wrong.iter().find(|w| w.1) {
-        let text = format!("sync-vs-async does not take {flag}: {cure}");
-        Cli::command().error(ErrorKind::ArgumentConflict, text).exit();
-    }
     let common = sync_vs_async::Common {
         threads: cli.threads,
         json: cli.json,
@@ -179,7 +182,6 @@ fn compare(args: &sync_vs_async::Args, cli: &Cli) -> ExitCode {
     };
     match sync_vs_async::run(args, &common) {
         Ok(code) => code,
-        // As clap reports a wrong use of one flag: exit code 2.
-        Err(wrong) => Cli::command().error(ErrorKind::ArgumentConflict, wrong).exit(),
+        Err(wrong) => wrong_use(&wrong),
     }
 }

@@ -1,5 +1,8 @@
 //! Rows, as JSON lines or as a table.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use actorflow::{Error, Result};
 use serde::Serialize;
 
@@ -24,6 +27,7 @@ pub(crate) struct Measured {
     pub(crate) bench: String,
     pub(crate) unit: String,
     pub(crate) note: String,
+    pub(crate) threads: usize,
     pub(crate) value: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
@@ -35,6 +39,8 @@ pub(crate) struct Report {
     nodes: usize,
     only: String,
     started: bool,
+    /// The benchmarks that there were, and whether one of them was asked for.
+    asked: RefCell<(BTreeSet<String>, bool)>,
     /// Rows since they were last taken.
     rows: Vec<Measured>,
 }
@@ -47,13 +53,34 @@ impl Report {
             nodes,
             only,
             started: false,
+            asked: RefCell::default(),
             rows: Vec::new(),
         }
     }
 
     /// Whether a benchmark is asked for.
     pub(crate) fn wants(&self, bench: &str) -> bool {
-        bench.contains(&self.only)
+        let wanted = bench.contains(&self.only);
+        let mut asked = self.asked.borrow_mut();
+        asked.1 |= wanted;
+        if !self.only.is_empty() && !asked.0.contains(bench) {
+            asked.0.insert(bench.to_owned());
+        }
+        wanted
+    }
+
+    /// A sentence about the text that benchmarks' names were to contain, if none of those that there were does.
+    pub(crate) fn only_nothing(&self) -> Option<String> {
+        let asked = self.asked.borrow();
+        if asked.1 || self.only.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = asked.0.iter().map(String::as_str).collect();
+        Some(format!(
+            "no benchmark's name contains {:?} (--only); there are {}",
+            self.only,
+            names.join(", ")
+        ))
     }
 
     /// Prints the median of the samples and their extremes.
@@ -81,6 +108,7 @@ impl Report {
             bench: bench.to_owned(),
             unit: unit.to_owned(),
             note: note.to_owned(),
+            threads,
             value: row.value,
             min: row.min,
             max: row.max,
@@ -106,7 +134,7 @@ impl Report {
             bench: &theirs.bench,
             peer,
             version,
-            threads: 2,
+            threads: theirs.threads,
             value: theirs.value,
             unit: &theirs.unit,
             min: theirs.min,
@@ -131,7 +159,7 @@ impl Report {
             bench: &ours.bench,
             peer: &format!("actorflow/{peer}"),
             version: env!("CARGO_PKG_VERSION"),
-            threads: 2,
+            threads: ours.threads,
             value: round(value),
             unit: "times",
             min: round(min),

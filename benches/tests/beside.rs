@@ -158,3 +158,52 @@ fn what_is_missing_is_named_with_the_cure() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("--peers"), "{}", said(&output));
 }
+
+#[test]
+fn every_task_computes_with_the_threads_that_are_asked_for() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_actorflow-bench"));
+    command.args([
+        "ps",
+        "--only",
+        "ps_scalar",
+        "--samples",
+        "1",
+        "--window",
+        "0.05",
+        "--json",
+    ]);
+    let output = command.args(["--threads", "3"]).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(rows.len(), 6, "{text}");
+    assert!(rows.iter().all(|r| r["threads"] == 3), "{text}");
+}
+
+#[test]
+fn flags_that_do_nothing_and_values_that_mean_nothing_are_refused() {
+    for (flags, says) in [
+        ("ps --samples 0", "0 is not in"),
+        ("ps --window 0", "0.001 to 3600"),
+        ("ps --window nan", "0.001 to 3600"),
+        ("matmul --window -1", "0.001 to 3600"),
+        ("ps --threads 0", "0 is not in"),
+        ("ps --nodes 3", "ps does not take --nodes"),
+        ("ps --passes none", "ps does not take --passes"),
+        ("dispatch --passes none", "dispatch does not take --passes"),
+        ("matmul --nodes 1", "matmul does not take --nodes"),
+        ("fifo-queue --passes all", "fifo-queue does not take --passes"),
+        ("elementwise --nodes 1", "elementwise does not take --nodes"),
+        ("soak --samples 3", "soak does not take --samples: --runs N"),
+        ("soak --only x", "soak does not take --only"),
+        ("soak --json", "soak does not take --json"),
+        ("ps --only zzz", "no benchmark's name contains \"zzz\""),
+        ("dispatch --only zzz --threads 1", "run_noop_callable"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_actorflow-bench"));
+        let output = command.args(flags.split_whitespace()).output().unwrap();
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{flags}: {text}");
+        assert!(text.contains(says) && output.stdout.is_empty(), "{flags}: {text}");
+    }
+}

@@ -193,6 +193,22 @@ fn a_killed_worker_comes_back_where_the_others_wait_for_it() {
 }
 
 #[test]
+fn a_run_that_nobody_is_left_of_is_no_row_like_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags =
+        "--repeat 1 --workers 1 --strategies async --steps 400 --compute 2ms --kill 0@30% --restart never --batch 4";
+    run(flags, dir.path());
+    let mut pictures = PICTURES.to_vec();
+    pictures.push("others");
+    let results = check(dir.path(), &pictures);
+    let all = rows(&results, "measured");
+    let dead = all.iter().find(|r| r["injected"] != "").unwrap();
+    let error = dead["errors"][0].as_str().unwrap();
+    assert!(error.contains("of 400 updates, as no worker was left"), "{error}");
+    assert!(dead["test_accuracy"].is_null(), "{dead}");
+}
+
+#[test]
 fn threads_are_compared_and_more_of_them_simulated() {
     let dir = tempfile::tempdir().unwrap();
     let flags = "--repeat 1 --in-process --workers 2 --strategies async,sync+backup1,ssp2 --steps 80 --dataset synthetic --model softmax \
@@ -218,6 +234,30 @@ fn threads_are_compared_and_more_of_them_simulated() {
             .unwrap()
             .contains("stroke-dasharray")
     );
+}
+
+#[test]
+fn what_is_simulated_agrees_with_what_is_measured_where_both_are() {
+    let dir = tempfile::tempdir().unwrap();
+    // Steps sleep, so that neither the number of cores nor what else runs here decides.
+    let flags = "--in-process --workers 1,2 --strategies async,sync --steps 120 --dataset synthetic --model softmax --compute 8ms \
+                 --repeat 1 --simulate --simulate-workers 1,2";
+    run(flags, dir.path());
+    let results = check(dir.path(), &PICTURES);
+    let rate = |source: &str, strategy: &str, workers: u64| -> f64 {
+        let of = |r: &&&Value| r["strategy"] == strategy && r["workers"] == workers;
+        let all = rows(&results, source);
+        all.iter().find(of).unwrap()["examples_per_second"].as_f64().unwrap()
+    };
+    for strategy in ["async", "sync"] {
+        for workers in [1, 2] {
+            let ratio = rate("simulated", strategy, workers) / rate("measured", strategy, workers);
+            assert!(
+                (0.6..1.7).contains(&ratio),
+                "{strategy}, {workers} workers: {ratio} times"
+            );
+        }
+    }
 }
 
 #[test]
@@ -251,6 +291,11 @@ fn wrong_uses_end_with_code_2_and_what_cannot_be_written_with_code_1() {
         ("--window 0.1", "does not take --window"),
         ("--nodes 2", "does not take --nodes"),
         ("--passes none", "does not take --passes"),
+        ("--threads 0", "0 is not in"),
+        ("--simulate-workers 5", "--simulate"),
+        ("--restart 2s", "--kill"),
+        ("--straggler 1@5x --straggler 1@7x", "--straggler names worker 1 twice"),
+        ("--model softmax --hidden 64", "--hidden does nothing"),
     ] {
         let (code, text) = fails(flags);
         assert_eq!(code, Some(2), "{flags}: {text}");

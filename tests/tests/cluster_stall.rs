@@ -2,14 +2,16 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 mod cluster;
+mod flow;
 
 use std::time::{Duration, Instant};
 
 use actorflow::cluster::{ClusterInfo, TaskName};
 use actorflow::op::{Category, OpDef};
 use actorflow::queue::{Queue, QueueKind};
-use actorflow::{Code, DType, Error, Graph, Output, PartialShape, Session, SessionOptions, register_ops};
+use actorflow::{CancelToken, Code, DType, Error, Graph, Output, PartialShape, Session, SessionOptions, register_ops};
 use cluster::{Cluster, options};
+use flow::wait;
 
 /// An operation whose kernel cannot be made.
 fn badly_made() -> OpDef {
@@ -60,6 +62,38 @@ fn steps_that_hang_do_not_give_each_other_time() {
         // Where another step makes progress, it would be twelve seconds.
         assert!(took < Duration::from_secs(11), "{took:?}");
     }
+}
+
+#[test]
+fn a_step_that_says_how_long_it_may_wait_is_judged_by_that() {
+    let c = Cluster::new(&[("ps", 0), ("worker", 0)]);
+    let g = Graph::new();
+    let x = nothing(&g, "patient");
+    let options = SessionOptions {
+        stall_timeout: Duration::from_millis(100),
+        ..options()
+    };
+    let s = Session::on(&g, &c.servers[1], options).unwrap();
+    // By a deadline of its own: much longer than a step that says nothing would be given.
+    let (begun, longest) = (Instant::now(), Duration::from_secs(5));
+    let token = CancelToken::new();
+    let silent = s.runner().fetch(&x).cancel(&token).run_async().unwrap();
+    let e = s.runner().fetch(&x).timeout(longest).run().unwrap_err();
+    assert!(begun.elapsed() >= longest, "{e}");
+    assert_eq!(e.code(), Code::DeadlineExceeded, "{e}");
+    assert!(
+        e.message().contains("deadline")
+            && e.message().contains("QueueDequeue")
+            && !e.message().contains("no progress"),
+        "{e}"
+    );
+    // By being asynchronous: until it is cancelled.
+    token.cancel(Error::cancelled("the user gave up"));
+    let e = wait(silent).unwrap_err();
+    assert_eq!(e.code(), Code::Cancelled, "{e}");
+    // Neither, once more: steps that are allowed to wait do not make it wait longer than one that is alone.
+    let e = s.run(&[], &[&x]).unwrap_err();
+    assert!(e.message().contains("no progress"), "{e}");
 }
 
 #[test]

@@ -2,10 +2,13 @@
 //! allocation beyond the budget, and the session stays usable. Errors are fine; that is what most of them give.
 #![forbid(unsafe_code)]
 
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use actorflow::op::{ArgDef, ArgType, AttrDef, AttrKind, OpDef, registry};
-use actorflow::{AttrValue, Code, DType, Graph, Output, PartialShape, Passes, Session, SessionOptions, Tensor};
+use actorflow::{
+    AttrValue, CancelToken, Code, DType, Error, Graph, Output, PartialShape, Passes, Session, SessionOptions, Tensor,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -192,6 +195,23 @@ fn add(d: &mut Dice, g: &Graph, def: &OpDef, pool: &mut Vec<Output>) {
     }
 }
 
+/// A run without a deadline, which the session ends by itself when nothing can wake it; cancelled if that fails.
+fn fetched(s: &Session, o: &Output) -> actorflow::Result<Vec<Tensor>> {
+    let cancel = CancelToken::new();
+    let (done, over) = channel::<()>();
+    std::thread::scope(|scope| {
+        let token = cancel.clone();
+        scope.spawn(move || {
+            if over.recv_timeout(Duration::from_secs(5)) == Err(RecvTimeoutError::Timeout) {
+                token.cancel(Error::deadline("the run did not finish"));
+            }
+        });
+        let got = s.runner().fetch(o).cancel(&cancel).run();
+        drop(done);
+        got
+    })
+}
+
 /// Builds and runs one graph; what is wrong, if anything.
 fn one_graph(seed: u64) -> Result<(), String> {
     let mut d = Dice::new(seed);
@@ -218,7 +238,7 @@ fn one_graph(seed: u64) -> Result<(), String> {
         .iter()
         .filter(|o| !matches!(o.dtype(), DType::Resource | DType::Variant))
     {
-        if let Err(e) = s.runner().fetch(o).timeout(Duration::from_secs(5)).run() {
+        if let Err(e) = fetched(&s, o) {
             let panicked = e.code() == Code::Internal && e.message().contains("panicked");
             let hung = e.code() == Code::DeadlineExceeded && e.message().contains("did not finish");
             if panicked || hung {

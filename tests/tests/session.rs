@@ -258,6 +258,28 @@ fn a_run_that_nothing_can_wake_fails_by_itself() {
 }
 
 #[test]
+fn a_run_with_a_deadline_may_wait_until_it_however_short_a_stall_is() {
+    let g = Graph::new();
+    let x = g.constant(1i32).unwrap();
+    let wait = g.op("TestNever").input(&x).name("waits").output().unwrap();
+    for threads in [1, 2] {
+        let options = SessionOptions {
+            stall_timeout: Duration::from_millis(20),
+            ..SessionOptions::with_threads(threads)
+        };
+        let s = Session::with_options(&g, options).unwrap();
+        let (begun, longest) = (Instant::now(), Duration::from_millis(300));
+        let e = s.runner().fetch(&wait).timeout(longest).run().unwrap_err();
+        assert!(begun.elapsed() >= longest, "{threads} threads: {e}");
+        assert_eq!(e.code(), Code::DeadlineExceeded);
+        assert!(
+            e.message().contains("waits (TestNever)") && e.message().contains("deadline"),
+            "{e}"
+        );
+    }
+}
+
+#[test]
 fn cancelling_wakes_a_waiting_run() {
     let g = Graph::new();
     let x = g.constant(1i32).unwrap();

@@ -83,7 +83,7 @@ pub struct Executor {
     blocked: AtomicUsize,
     /// The deadlines of asynchronous runs, which no caller watches.
     pub(super) deadlines: StepRegistry,
-    /// A run that makes no progress for this long, while nothing else runs that could wake it, fails.
+    /// A run without a deadline that makes no progress for this long, while nothing else runs that could wake it, fails.
     stall: Duration,
 }
 
@@ -108,7 +108,7 @@ impl Drop for Active<'_> {
 }
 
 impl Executor {
-    /// An executor that fails a run after `stall` without progress if no other run of it is active.
+    /// An executor that fails a run without a deadline after `stall` without progress if no other run of it is active.
     pub fn new(
         pool: Arc<WorkerPool>,
         device: Arc<dyn Device>,
@@ -387,7 +387,8 @@ impl<'a> Idle<'a> {
         }
         if step.deadline.is_some_and(|d| now >= d) {
             step.fail(past_deadline(plan, step));
-        } else if step.cx.rendezvous.is_none()
+        } else if step.deadline.is_none()
+            && step.cx.rendezvous.is_none()
             && self.since.is_some_and(|s| now >= s + self.exec.stall)
             && self.exec.blocked.load(Relaxed) >= self.exec.active.load(Relaxed)
         {

@@ -34,27 +34,30 @@ const CASES: [&str; 6] = [
 ];
 const EMPTY: [usize; 5] = [1, 2, 4, 8, 16];
 
-fn start(dir: &Path, job: &str, index: usize, case: &str, m: &Settings) -> Result<Task> {
+fn start(dir: &Path, job: &str, index: usize, case: &str, asked: Option<usize>, m: &Settings) -> Result<Task> {
     let mut args: Vec<OsString> = vec!["ps-task".into(), dir.into(), job.into()];
     let (samples, window) = (m.samples.to_string(), m.window.to_string());
     let index = index.to_string();
     args.extend([index.as_str(), case, "--samples", &samples, "--window", &window].map(OsString::from));
+    if let Some(threads) = asked {
+        args.extend(["--threads".into(), threads.to_string().into()]);
+    }
     Task::start(args)
 }
 
 /// The rates of each worker, window by window, in calls a second.
-fn measure(nps: usize, nw: usize, case: &str, m: &Settings) -> Result<Vec<Vec<f64>>> {
+fn measure(nps: usize, nw: usize, case: &str, asked: Option<usize>, m: &Settings) -> Result<Vec<Vec<f64>>> {
     let folder = Folder::new(&[("ps", nps), ("worker", nw)])?;
     let dir = folder.path();
     let mut servers = (0..nps)
-        .map(|i| start(dir, "ps", i, case, m))
+        .map(|i| start(dir, "ps", i, case, asked, m))
         .collect::<Result<Vec<_>>>()?;
     for s in &mut servers {
         s.line("UP")?;
     }
     let mut workers = Vec::new();
     for i in 0..nw {
-        let mut worker = start(dir, "worker", i, case, m)?;
+        let mut worker = start(dir, "worker", i, case, asked, m)?;
         // The first one initialises the variables.
         worker.line("SESSION")?;
         workers.push(worker);
@@ -72,13 +75,23 @@ fn measure(nps: usize, nw: usize, case: &str, m: &Settings) -> Result<Vec<Vec<f6
     workers.iter_mut().map(rates).collect()
 }
 
-/// Measures a case with every number of servers and workers; `rows` gets what was measured in words, the number of workers
-/// and their calls a second, added up.
+/// What was measured with some numbers of servers and workers.
+struct Size<'a> {
+    bench: &'a str,
+    /// Which numbers, in words.
+    at: &'a str,
+    workers: usize,
+    /// Threads that compute in each worker.
+    threads: usize,
+}
+
+/// Measures a case with every number of servers and workers; `rows` gets the workers' calls a second, added up.
 fn each_size(
     case: &str,
+    asked: Option<usize>,
     m: &Settings,
     out: &mut Report,
-    rows: impl Fn(&mut Report, &str, &str, usize, Vec<f64>) -> Result<()>,
+    rows: impl Fn(&mut Report, &Size<'_>, Vec<f64>) -> Result<()>,
 ) -> Result<()> {
     let bench = format!("ps_{case}");
     if !out.wants(&bench) {
@@ -86,55 +99,63 @@ fn each_size(
     }
     for (nps, nw) in SIZES {
         let at = format!("{nps} ps, {nw} worker(s)");
-        let per = measure(nps, nw, case, m).map_err(|e| e.context(format!("{bench}, {at}")))?;
+        let per = measure(nps, nw, case, asked, m).map_err(|e| e.context(format!("{bench}, {at}")))?;
         let windows = per.iter().map(Vec::len).min().unwrap_or(0);
         let total = (0..windows).map(|k| per.iter().map(|w| w[k]).sum()).collect();
-        rows(out, &bench, &at, nw, total)?;
+        let size = Size {
+            bench: &bench,
+            at: &at,
+            workers: nw,
+            threads: task::threads(asked, case, "worker", nw),
+        };
+        rows(out, &size, total)?;
     }
     Ok(())
 }
 
 /// The rows of a case that trains.
-fn train_rows(case: &str, sync: bool, m: &Settings, out: &mut Report) -> Result<()> {
-    each_size(case, m, out, |out, bench, at, nw, total| {
+fn train_rows(case: &str, sync: bool, asked: Option<usize>, m: &Settings, out: &mut Report) -> Result<()> {
+    each_size(case, asked, m, out, |out, size, total| {
+        let Size { bench, at, threads, .. } = *size;
         // A global step takes the gradients of all workers if they wait for each other.
         let (workers, note) = if sync {
-            (nw, format!("{at}; strategy sync"))
+            (size.workers, format!("{at}; strategy sync"))
         } else {
             (1, at.to_owned())
         };
         let steps: Vec<f64> = total.iter().map(|t| t / workers as f64).collect();
-        out.row(bench, 2, &steps, "global steps/s", &note)?;
+        out.row(bench, threads, &steps, "global steps/s", &note)?;
         let examples: Vec<f64> = steps.iter().map(|s| s * (train::BATCH * workers) as f64).collect();
-        out.row(bench, 2, &examples, "examples/s", at)
+        out.row(bench, threads, &examples, "examples/s", at)
     })
 }
 
-/// Measures everything of this subject.
+/// Measures everything of this subject, with so many threads in each task if any number was asked for.
 ///
 /// # Errors
 /// If a task cannot be started or fails, or peers are asked for that cannot be run.
-pub(crate) fn run(args: &Args, m: &Settings, out: &mut Report) -> Result<()> {
+pub(crate) fn run(args: &Args, asked: Option<usize>, m: &Settings, out: &mut Report) -> Result<()> {
     let peers = beside::Peers::of(args, m)?;
     let compare = |case: &str, out: &mut Report| match &peers {
         Some(peers) if out.wants(&format!("ps_{case}")) => peers.compare(case, out),
         _ => Ok(()),
     };
     for case in CASES {
-        each_size(case, m, out, |out, bench, at, nw, total| {
-            out.row(bench, 2, &total, "steps/s", &format!("{at}; summed over workers"))?;
-            let each: Vec<f64> = total.iter().map(|t| 1e6 * nw as f64 / t).collect();
-            out.row(bench, 2, &each, "us/step", &format!("{at}; mean per worker"))?;
+        each_size(case, asked, m, out, |out, size, total| {
+            let Size { bench, at, threads, .. } = *size;
+            out.row(bench, threads, &total, "steps/s", &format!("{at}; summed over workers"))?;
+            let each: Vec<f64> = total.iter().map(|t| 1e6 * size.workers as f64 / t).collect();
+            out.row(bench, threads, &each, "us/step", &format!("{at}; mean per worker"))?;
             if let Some(mib) = case.strip_prefix("dense_").and_then(|n| n.parse::<f64>().ok()) {
                 let bytes: Vec<f64> = total.iter().map(|t| t * mib * f64::from(1 << 20) / 1e9).collect();
-                out.row(bench, 2, &bytes, "GB/s", &format!("{at}; summed over workers"))?;
+                out.row(bench, threads, &bytes, "GB/s", &format!("{at}; summed over workers"))?;
             }
             Ok(())
         })?;
         compare(case, out)?;
     }
     for (case, sync) in train::CASES {
-        train_rows(case, sync, m, out)?;
+        train_rows(case, sync, asked, m, out)?;
         // The peers have no batches that are fed synchronously.
         if case != "train_sync_feed" {
             compare(case, out)?;
@@ -144,11 +165,11 @@ pub(crate) fn run(args: &Args, m: &Settings, out: &mut Report) -> Result<()> {
         if !out.wants("ps_empty") {
             continue;
         }
-        let per = measure(tasks, 1, "empty", m).map_err(|e| e.context(format!("ps_empty, {tasks} tasks")))?;
+        let per = measure(tasks, 1, "empty", asked, m).map_err(|e| e.context(format!("ps_empty, {tasks} tasks")))?;
         let each: Vec<f64> = per[0].iter().map(|t| 1e6 / t).collect();
         out.row(
             "ps_empty",
-            2,
+            task::threads(asked, "empty", "worker", 1),
             &each,
             "us/step",
             &format!("a no-op on each of {tasks} task(s), and the worker"),

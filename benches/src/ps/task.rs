@@ -24,20 +24,25 @@ pub(crate) struct TaskArgs {
     case: String,
 }
 
-/// Runs a task until its parent ends it.
+/// Threads that compute in a task of a job that has so many: those that are asked for, or else one for each core, which workers
+/// that train share, because they compute most of the time.
+pub(super) fn threads(asked: Option<usize>, case: &str, job: &str, tasks: usize) -> usize {
+    asked.unwrap_or_else(|| match case.starts_with("train_") && job == "worker" {
+        true => (cores().len() / tasks.max(1)).max(1),
+        false => std::thread::available_parallelism().map_or(1, usize::from),
+    })
+}
+
+/// Runs a task until its parent ends it, with so many threads if any number was asked for.
 ///
 /// # Errors
 /// If it cannot be started, or its steps fail.
-pub(crate) fn run(args: &TaskArgs, m: &Settings) -> Result<()> {
+pub(crate) fn run(args: &TaskArgs, asked: Option<usize>, m: &Settings) -> Result<()> {
     let spec = ClusterSpec::from_file(args.dir.join("cluster.json"))?;
     let identity = Identity::load(&args.dir.join(format!("{}{}", args.job, args.index)))?;
     let session = SessionOptions {
         pin: false,
-        ..match args.case.starts_with("train_") && args.job == "worker" {
-            // They compute most of the time, each on its share of the cores.
-            true => SessionOptions::with_threads((cores().len() / spec.num_tasks("worker").max(1)).max(1)),
-            false => SessionOptions::default(),
-        }
+        ..SessionOptions::with_threads(threads(asked, &args.case, &args.job, spec.num_tasks(&args.job)))
     };
     let server = Server::start(ServerOptions {
         session: session.clone(),

@@ -278,14 +278,46 @@ fn simulated(r: &Results, all: &mut Vec<String>) {
         ));
     }
     for times in &r.times {
-        let full = (times.median_compute + times.median_wire + times.service) / times.service.max(1e-9);
-        all.push(format!(
-            "{} parameter server{} {} busy all the time from about {} asynchronous workers on, and more of them only make gradients staler.",
-            times.ps,
-            if times.ps == 1 { "" } else { "s" },
-            if times.ps == 1 { "is" } else { "are" },
-            short(full.round().max(1.0))
-        ));
+        let of = |row: &&&Row| row.ps == times.ps && row.strategy.starts_with("async");
+        let of: Vec<(usize, f64)> = rows
+            .iter()
+            .filter(of)
+            .map(|row| (row.workers, row.examples_per_second))
+            .collect();
+        let (s, is) = if times.ps == 1 { ("", "is") } else { ("s", "are") };
+        let ps = times.ps;
+        all.extend(busy(&of).map(|busy| match busy {
+            Busy::From(n) => format!(
+                "Simulated, {ps} parameter server{s} {is} busy all the time with {} asynchronous workers, and more of them only make \
+                 gradients staler.",
+                short(n as f64)
+            ),
+            Busy::NotWith(n) => format!(
+                "Simulated, {ps} parameter server{s} {is} not yet busy all the time with {} asynchronous workers.",
+                short(n as f64)
+            ),
+        }));
+    }
+}
+
+/// When servers have no time left.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Busy {
+    /// With so many workers; more of them get no more done.
+    From(usize),
+    /// Not even with so many, the most that were simulated.
+    NotWith(usize),
+}
+
+/// What is done by numbers of workers, as they were simulated, says of servers; nothing if there is only one number.
+fn busy(rates: &[(usize, f64)]) -> Option<Busy> {
+    let most = rates.iter().map(|(n, _)| *n).max()?;
+    let best = rates.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+    let enough = rates.iter().filter(|(_, rate)| *rate >= 0.95 * best).map(|(n, _)| *n);
+    match enough.min()? {
+        _ if rates.iter().all(|(n, _)| *n == most) => None,
+        n if n == most => Some(Busy::NotWith(most)),
+        n => Some(Busy::From(n)),
     }
 }
 
@@ -322,4 +354,20 @@ pub(super) fn cautions(r: &Results) -> Vec<String> {
         _ => "Every row is one run; expect differences of some percent between runs, or give --repeat.".to_owned(),
     });
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_busy_from_where_more_workers_get_no_more_done() {
+        let growing = [(1, 50.0), (2, 100.0), (4, 199.0), (8, 398.0), (32, 889.0)];
+        assert_eq!(busy(&growing), Some(Busy::NotWith(32)));
+        let full = [(1, 50.0), (64, 890.0), (2, 100.0), (32, 889.0), (16, 700.0)];
+        assert_eq!(busy(&full), Some(Busy::From(32)));
+        assert_eq!(busy(&[(1, 50.0), (10_000, 51.0)]), Some(Busy::From(1)));
+        assert_eq!(busy(&[(4, 50.0)]), None);
+        assert_eq!(busy(&[]), None);
+    }
 }

@@ -60,9 +60,9 @@ pub(crate) struct Args {
     /// Numbers of workers.
     #[arg(long, value_delimiter = ',', default_value = "1,2,4", value_name = "N,…", value_parser = count(SLOTS as u64))]
     pub(super) workers: Vec<usize>,
-    /// Numbers of parameter servers. allreduce has none.
-    #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N,…", value_parser = count(64))]
-    pub(super) ps: Vec<usize>,
+    /// Numbers of parameter servers, 1 if it is not given. allreduce has none.
+    #[arg(long, value_delimiter = ',', value_name = "N,…", value_parser = count(64))]
+    pub(super) ps: Option<Vec<usize>>,
     /// async, async-scaled, sync, sync+backup1, hybrid2x2, ssp3, allreduce; with any numbers.
     #[arg(
         long,
@@ -72,10 +72,11 @@ pub(crate) struct Args {
         value_parser = strategy
     )]
     pub(super) strategies: Vec<Strategy>,
-    /// A worker that takes longer to compute, such as 1@5x: it sleeps for the rest. Can be given several times.
+    /// A worker that takes longer to compute, such as 1@5x: it sleeps for the rest. Can be given several times, for several
+    /// workers.
     #[arg(long, value_delimiter = ',', value_name = "WORKER@FACTOR")]
     pub(super) straggler: Vec<Straggler>,
-    /// A slow network, each way: 10ms for all workers, 1@10ms for one. Can be given several times.
+    /// A slow network, each way: 10ms for all workers, 1@10ms for one, in addition. Can be given several times.
     #[arg(long, value_delimiter = ',', value_name = "[WORKER@]TIME")]
     pub(super) delay: Vec<Delay>,
     /// Kills the process of a worker (SIGKILL) at a share of the budget or after a time: 1@50%, 1@2s. Can be given several
@@ -84,7 +85,7 @@ pub(crate) struct Args {
     pub(super) kill: Vec<Kill>,
     /// How long after its end a killed worker is started again: a time or never. Sync without backups, hybrids and allreduce
     /// cannot go on without it.
-    #[arg(long, default_value = "1s", value_name = "TIME")]
+    #[arg(long, default_value = "1s", value_name = "TIME", requires = "kill")]
     pub(super) restart: Restart,
     /// What is learnt from.
     #[arg(long, value_enum, default_value = "digits")]
@@ -92,9 +93,9 @@ pub(crate) struct Args {
     /// What learns.
     #[arg(long, value_enum, default_value = "mlp")]
     pub(super) model: ModelName,
-    /// Units of the hidden layer.
-    #[arg(long, default_value_t = 128, value_parser = count(65536))]
-    pub(super) hidden: usize,
+    /// Units of the mlp's hidden layer, 128 if it is not given.
+    #[arg(long, value_name = "N", value_parser = count(65536))]
+    pub(super) hidden: Option<usize>,
     /// Rows in a worker's step.
     #[arg(long, default_value_t = 16, value_parser = count(1 << 20))]
     pub(super) batch: usize,
@@ -143,6 +144,7 @@ pub(crate) struct Args {
         value_delimiter = ',',
         default_value = "1,2,4,8,16,32,64,128,256,512,1024,2048,4096,10000",
         value_name = "N,…",
+        requires = "simulate",
         value_parser = count(10_000)
     )]
     pub(super) simulate_workers: Vec<usize>,
@@ -219,8 +221,50 @@ impl Args {
     pub(super) fn servers(&self, strategy: Strategy) -> Vec<usize> {
         match strategy {
             Strategy::AllReduce => vec![0],
-            _ => unique(&self.ps),
+            _ => unique(self.ps.as_deref().unwrap_or(&[1])),
         }
+    }
+
+    /// Units of the hidden layer.
+    pub(super) fn hidden(&self) -> usize {
+        self.hidden.unwrap_or(128)
+    }
+
+    /// Checks that no flag is given which another one leaves nothing to do for.
+    fn check_effects(&self) -> Result<(), String> {
+        if self.hidden.is_some() && self.model == ModelName::Softmax {
+            return Err(
+                "--hidden does nothing with --model softmax, which has no hidden layer; leave one of them out"
+                    .to_owned(),
+            );
+        }
+        if self.ps.is_some() && self.strategies.iter().all(|s| *s == Strategy::AllReduce) {
+            return Err(
+                "--ps does nothing where allreduce is the only strategy, which has no servers; leave it out".to_owned(),
+            );
+        }
+        let twice = |same: &dyn Fn(usize, usize) -> bool, n: usize| (0..n).find(|i| (0..*i).any(|k| same(*i, k)));
+        let (s, d, k) = (&self.straggler, &self.delay, &self.kill);
+        if let Some(i) = twice(&|i, k| s[i].worker == s[k].worker, s.len()) {
+            let worker = s[i].worker;
+            return Err(format!(
+                "--straggler names worker {worker} twice; say once how much longer it takes, such as {}",
+                s[i]
+            ));
+        }
+        if let Some(i) = twice(&|i, k| d[i].worker == d[k].worker, d.len()) {
+            let whom = d[i]
+                .worker
+                .map_or_else(|| "all workers".to_owned(), |w| format!("worker {w}"));
+            return Err(format!(
+                "--delay is given twice for {whom}; say it once, such as {}",
+                d[i]
+            ));
+        }
+        if let Some(i) = twice(&|i, j| k[i] == k[j], k.len()) {
+            return Err(format!("--kill {} is given twice; a worker dies once at a time", k[i]));
+        }
+        Ok(())
     }
 
     /// The runs, and what cannot be run.
@@ -228,6 +272,7 @@ impl Args {
     /// # Errors
     /// A sentence about flags that do not fit each other.
     pub(super) fn plan(&self) -> Result<(Vec<Case>, Vec<Skipped>), String> {
+        self.check_effects()?;
         let injection = self.injection();
         let most = self.workers.iter().copied().max().unwrap_or(1);
         if let Some(w) = injection.workers().into_iter().find(|w| *w >= most) {
@@ -313,14 +358,14 @@ mod tests {
              --compute 5ms --target-accuracy 0.9 --repeat 5 --seed 3 --out x/y --simulate --simulate-workers 10,10000",
         )
         .unwrap();
-        assert_eq!((a.workers.as_slice(), a.ps.as_slice()), (&[3, 1][..], &[2][..]));
+        assert_eq!((a.workers.as_slice(), a.ps.as_deref()), (&[3, 1][..], Some(&[2][..])));
         assert_eq!(a.strategies[0].to_string(), "ssp7");
         assert_eq!((a.straggler.len(), a.delay.len(), a.kill.len()), (2, 2, 1));
         assert_eq!(
             (a.restart.0, a.dataset, a.model),
             (None, Dataset::Mnist5k, ModelName::Softmax)
         );
-        assert_eq!((a.hidden, a.batch, a.steps), (64, 8, Some(100)));
+        assert_eq!((a.hidden(), a.batch, a.steps), (64, 8, Some(100)));
         assert_eq!((a.lr, a.momentum, a.target_accuracy, a.seed), (0.1, 0.0, 0.9, 3));
         assert_eq!((a.noise, a.repeat), (0.0, 5));
         assert_eq!((a.compute, a.out), (Duration::from_millis(5), Some("x/y".into())));
@@ -373,7 +418,9 @@ mod tests {
             ("--noise -1", "from 0 to 10"),
             ("--epochs 2 --steps 3", "cannot be used with"),
             ("--repeat 0", "0 is not in"),
-            ("--simulate-workers 20000", "20000 is not in"),
+            ("--simulate --simulate-workers 20000", "20000 is not in"),
+            ("--simulate-workers 20", "--simulate"),
+            ("--restart 2s", "--kill"),
         ] {
             let e = args(text).map(drop).unwrap_err();
             assert!(e.contains(says), "{text}: {e}");
@@ -383,6 +430,12 @@ mod tests {
             ("--workers 2 --kill 7@50%", "the last is 1"),
             ("--in-process --kill 1@50%", "need processes"),
             ("--in-process --delay 1ms", "need processes"),
+            ("--straggler 1@5x --straggler 1@7x", "--straggler names worker 1 twice"),
+            ("--delay 1@5ms,1@6ms", "--delay is given twice for worker 1"),
+            ("--delay 5ms,6ms", "--delay is given twice for all workers"),
+            ("--kill 1@50% --kill 1@50%", "--kill 1@50% is given twice"),
+            ("--model softmax --hidden 64", "--hidden does nothing"),
+            ("--strategies allreduce --ps 2", "--ps does nothing"),
             (
                 "--workers 1 --strategies hybrid2x2",
                 "nothing is left to run: strategy hybrid2x2 needs 2 times 2",

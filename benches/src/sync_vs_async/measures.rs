@@ -236,6 +236,13 @@ impl Row {
             .max()
             .unwrap_or(0)
             .min(setup.updates);
+        let mut errors = raw.errors.clone();
+        if first.is_none() && errors.is_empty() {
+            errors.push(format!(
+                "the training ended after {updates} of {} updates, as no worker was left",
+                setup.updates
+            ));
+        }
         let wrong = named(injection, case.workers);
         let per_worker: Vec<WorkerRow> = raw
             .marks
@@ -266,7 +273,7 @@ impl Row {
             } else {
                 String::new()
             },
-            errors: raw.errors.clone(),
+            errors,
             seconds: elapsed,
             updates,
             pushes,
@@ -427,6 +434,7 @@ pub(super) mod tests {
         let r = row(false, [STEADY, &STEADY[..3]], 0.2);
         let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9 * b, "{a} is not {b}");
         assert_eq!((r.updates, r.pushes, r.late), (4, 7, 0));
+        assert!(r.errors.is_empty());
         near(r.seconds, 0.08);
         near(r.updates_per_second, 50.0);
         near(r.examples_per_second, 1000.0);
@@ -444,6 +452,7 @@ pub(super) mod tests {
     fn whoever_waits_in_vain_waits_until_the_end() {
         let r = row(true, [&STEADY[..2], &STEADY[..2]], 1.04);
         assert_eq!(r.updates, 2);
+        assert!(r.errors[0].contains("after 2 of 4 updates"), "{:?}", r.errors);
         assert!((r.seconds - 1.04).abs() < 1e-9);
         assert!((r.others_longest_gap_seconds.unwrap() - 1.0).abs() < 1e-9);
     }

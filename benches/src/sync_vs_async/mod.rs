@@ -63,7 +63,7 @@ const CALIBRATION_SECONDS: f64 = 3.0;
 
 /// What the subject is told by flags of all subjects.
 pub(crate) struct Common {
-    /// Threads of each task.
+    /// Threads of each task, at least 1.
     pub(crate) threads: Option<usize>,
     /// Print JSON lines.
     pub(crate) json: bool,
@@ -205,9 +205,11 @@ impl Bench<'_> {
             Some(e) => format!("; {e}"),
             None => String::new(),
         };
-        let accuracy = row.test_accuracy.unwrap_or(0.0);
+        let accuracy = row
+            .test_accuracy
+            .map_or_else(|| "not known".to_owned(), |a| format!("{a:.4}"));
         let rate = short(row.examples_per_second);
-        shown.end(&format!("{rate} examples/s, accuracy {accuracy:.4} ({target}){failed}"));
+        shown.end(&format!("{rate} examples/s, accuracy {accuracy} ({target}){failed}"));
         Ok(row)
     }
 
@@ -276,7 +278,7 @@ fn settings(b: &Bench<'_>) -> Vec<(String, String)> {
         None => format!("{} passes over the training rows", a.epochs),
     };
     let model = match a.model {
-        network::ModelName::Mlp => format!("mlp, {} hidden units", a.hidden),
+        network::ModelName::Mlp => format!("mlp, {} hidden units", a.hidden()),
         network::ModelName::Softmax => "softmax".to_owned(),
     };
     let mut all = vec![
@@ -360,7 +362,7 @@ fn compare(args: &Args, common: &Common, cases: &[Case], skipped: Vec<Skipped>) 
     let shape = Shape {
         model: args.model,
         width: data.width,
-        hidden: args.hidden,
+        hidden: args.hidden(),
         classes: data.classes,
         seed: (args.seed & 0x7fff_ffff) as i64,
     };
@@ -372,7 +374,7 @@ fn compare(args: &Args, common: &Common, cases: &[Case], skipped: Vec<Skipped>) 
         args,
         data,
         shape,
-        threads: threads.max(1),
+        threads,
         stop,
     };
     // Times are taken with the servers that are compared.

@@ -104,12 +104,11 @@ impl Link {
 
     /// The error of a task that does not answer.
     fn unreachable(&self, e: &Error) -> Error {
-        let message = format!(
-            "task {} at {} cannot be reached: {}; is it running, and is the address right?",
-            self.task,
-            self.addr,
-            e.message()
-        );
+        let mut message = format!("task {} at {} cannot be reached: {}", self.task, self.addr, e.message());
+        // Unless the reason asks already.
+        if !message.ends_with('?') {
+            message += "; is it running, and is the address right?";
+        }
         let code = match e.code() {
             Code::DeadlineExceeded => Code::Unavailable,
             code => code,

@@ -22,7 +22,7 @@ use super::run::{DistRun, Taker, Then};
 use super::ship::{self, AWAY, ELSEWHERE, FROM, HERE, WireRoute, WireShare, WireTask};
 use super::table::{Outlet, Route};
 use super::tracer::Tracer;
-use super::watch::Watch;
+use super::watch::{Waiting, Watch};
 use crate::partition::{self, Crossing, DivideOptions, Part};
 use crate::passes::ir::Ir;
 use crate::passes::{self, Passes};
@@ -84,7 +84,7 @@ pub(crate) struct MasterOptions {
     pub(crate) passes: Passes,
     pub(crate) divide: DivideOptions,
     pub(crate) place: PlaceOptions,
-    /// A step in which for so long nothing happens but waiting fails.
+    /// A step in which for so long nothing happens but waiting fails, unless it has said how long it may wait.
     pub(crate) stall: Duration,
 }
 
@@ -476,7 +476,11 @@ impl Master {
         if plan.shares.is_empty() {
             return run.wait(None);
         }
-        self.watch.over(&run, None)?;
+        let waiting = match how.deadline {
+            Some(_) => Waiting::Callers,
+            None => Waiting::Undeclared,
+        };
+        self.watch.over(&run, waiting)?;
         let _cancelled = how.cancel.map(|c| run.fails_with(c));
         let tracer = how.trace.is_some().then(Tracer::new);
         Self::start_remote(plan, &run, &feeds, how.deadline, tracer.as_ref());
@@ -528,7 +532,8 @@ impl Master {
             then(result);
         });
         let run = self.begin(plan, feeds, cancel, Some(ended))?;
-        self.watch.over(&run, deadline)?;
+        self.watch
+            .over(&run, deadline.map_or(Waiting::Callers, Waiting::Until))?;
         let cancelled = cancel.map(|c| run.fails_with(c));
         *kept.lock() = Some((cancelled, run.clone()));
         Self::start_remote(plan, &run, feeds, deadline, trace);

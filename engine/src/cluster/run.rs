@@ -37,6 +37,8 @@ struct State {
     open: Vec<bool>,
     /// Since when nothing but waiting was seen.
     stalled: Option<Instant>,
+    /// For what, when it was last looked at.
+    waits: String,
 }
 
 /// A step in progress.
@@ -78,6 +80,7 @@ impl DistRun {
                 then,
                 open: vec![true; takers.len()],
                 stalled: None,
+                waits: String::new(),
             }),
             takers,
             over: Condvar::new(),
@@ -226,21 +229,26 @@ impl DistRun {
         self.outcome()
     }
 
-    /// Fails the step because its deadline has passed, naming the tasks that have not finished.
+    /// Fails the step because its deadline has passed, naming the tasks that have not finished, and what waits there if
+    /// that is known.
     pub(crate) fn past_deadline(&self) {
-        let open: Vec<String> = {
+        let waits = {
             let s = self.state.lock();
             let open = s.open.iter().zip(&self.takers);
-            open.filter(|(open, _)| **open).map(|(_, t)| t.name()).collect()
+            let open: Vec<String> = open.filter(|(open, _)| **open).map(|(_, t)| t.name()).collect();
+            match s.stalled {
+                Some(_) => format!("step {} waits for: {}", self.step, s.waits),
+                None => format!("it waits for {}", open.join(", ")),
+            }
         };
         self.fail(Error::deadline(format!(
-            "the run did not finish before its deadline; it waits for {}",
-            open.join(", ")
+            "the run did not finish before its deadline; {waits}"
         )));
     }
 
-    /// Looks how far the shares are; a step in which for `limit` nothing was done but wait fails, and says for what.
-    pub(crate) fn look(self: &Arc<Self>, limit: Duration) {
+    /// Looks how far the shares are; a step in which for `limit`, if there is one, nothing was done but wait fails, and
+    /// says for what.
+    pub(crate) fn look(self: &Arc<Self>, limit: Option<Duration>) {
         let (open, stalled): (Vec<usize>, bool) = {
             let s = self.state.lock();
             if s.error.is_some() {
@@ -271,22 +279,10 @@ impl DistRun {
         }
     }
 
-    fn judge(&self, seen: Vec<(String, Option<ShareStatus>)>, limit: Duration) {
+    fn judge(&self, seen: Vec<(String, Option<ShareStatus>)>, limit: Option<Duration>) {
         let waiting = seen.iter().all(|(_, s)| s.as_ref().is_none_or(|s| s.waiting));
         // Another step that moves may bring what this one waits for; a share that has not begun may be compiled still.
         let hope = seen.iter().any(|(_, s)| s.as_ref().is_none_or(|s| s.others > 0));
-        let since = {
-            let mut s = self.state.lock();
-            if !waiting {
-                s.stalled = None;
-                return;
-            }
-            *s.stalled.get_or_insert_with(Instant::now)
-        };
-        let patience = if hope { limit * HOPE } else { limit };
-        if since.elapsed() < patience {
-            return;
-        }
         let waits: Vec<String> = seen
             .into_iter()
             .map(|(name, s)| match s {
@@ -294,11 +290,25 @@ impl DistRun {
                 None => format!("{name}: it has not begun its share, or does not say how far it is"),
             })
             .collect();
+        let waits = waits.join("; ");
+        let since = {
+            let mut s = self.state.lock();
+            if !waiting {
+                s.stalled = None;
+                return;
+            }
+            s.waits.clone_from(&waits);
+            *s.stalled.get_or_insert_with(Instant::now)
+        };
+        let Some(limit) = limit else { return };
+        let patience = if hope { limit * HOPE } else { limit };
+        if since.elapsed() < patience {
+            return;
+        }
         self.fail(Error::deadline(format!(
-            "no progress for {:.0?}; step {} waits for: {}",
+            "no progress for {:.0?}, and the run has no deadline that lets it wait longer; step {} waits for: {waits}",
             since.elapsed(),
             self.step,
-            waits.join("; ")
         )));
     }
 }

@@ -154,6 +154,18 @@ fn listening(addr: &str) -> Result<SocketAddr> {
     Ok((ip, port).into())
 }
 
+/// With a cure if somebody else has the port.
+fn taken(e: Error) -> Error {
+    if !e.message().contains("in use") {
+        return e;
+    }
+    Error::failed_precondition(format!(
+        "{}: another process has this UDP port; end it, or give the task another address in the cluster's description (or \
+         another one to listen at: --bind)",
+        e.message()
+    ))
+}
+
 impl Server {
     /// Starts a task. It listens when this returns; the other tasks need not be there yet.
     ///
@@ -203,7 +215,7 @@ impl Server {
         };
         let (spec, patience) = (options.spec.clone(), options.connect_timeout);
         let epochs = Epochs::open(options.epoch, options.epoch_file.clone())?;
-        let node = Node::start(endpoint, Some(host.clone()), spec, policy, epochs, patience)?;
+        let node = Node::start(endpoint, Some(host.clone()), spec, policy, epochs, patience).map_err(taken)?;
         Ok(Server {
             node,
             host,

@@ -1,5 +1,8 @@
 //! The control actor that watches over steps of several devices: it notices those that only wait, and deadlines that
 //! nobody waits for.
+//!
+//! A step that has said how long it may wait, by a deadline of its own or by being asynchronous, is not failed for waiting;
+//! it is looked at all the same, so that others know that it stands still.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -13,7 +16,18 @@ use super::run::DistRun;
 
 struct Watched {
     run: Weak<DistRun>,
-    deadline: Option<Instant>,
+    waiting: Waiting,
+}
+
+/// How long a step may do nothing but wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Waiting {
+    /// As long as the watch lets steps that say nothing.
+    Undeclared,
+    /// As long as whoever waits for the step, who fails it at its deadline, and cancels it.
+    Callers,
+    /// Until this time, at which the watch fails it.
+    Until(Instant),
 }
 
 impl Watched {
@@ -65,12 +79,14 @@ impl Looker {
         let limit = self.limit;
         self.watched.retain(|w| {
             let Some(run) = w.run() else { return false };
-            if w.deadline.is_some_and(|d| now >= d) {
+            if let Waiting::Until(deadline) = w.waiting
+                && now >= deadline
+            {
                 run.past_deadline();
                 return false;
             }
             if ask && now.saturating_duration_since(run.begun) >= YOUNG {
-                run.look(limit);
+                run.look(matches!(w.waiting, Waiting::Undeclared).then_some(limit));
             }
             true
         });
@@ -89,7 +105,7 @@ impl Handle<Begin> for Looker {
 }
 
 impl Watch {
-    /// A watch that fails a step which only waits for `limit`.
+    /// A watch that fails a step which only waits for `limit` and has not said how long it may.
     pub(crate) fn new(limit: Duration) -> Watch {
         Watch {
             begun: Begun::default(),
@@ -104,7 +120,7 @@ impl Watch {
     ///
     /// # Errors
     /// `INTERNAL` if the system refuses the actor its thread.
-    pub(crate) fn over(&self, run: &Arc<DistRun>, deadline: Option<Instant>) -> Result<()> {
+    pub(crate) fn over(&self, run: &Arc<DistRun>, waiting: Waiting) -> Result<()> {
         if self.actor.get().is_none() {
             self.start()?;
         }
@@ -115,7 +131,7 @@ impl Watch {
         }
         self.begun.push(Watched {
             run: Arc::downgrade(run),
-            deadline,
+            waiting,
         });
         Ok(())
     }

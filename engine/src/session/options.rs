@@ -21,7 +21,8 @@ pub struct SessionOptions {
     /// How many compiled plans are kept.
     pub plan_cache: usize,
     /// A run that waits for so long, while no other run of the session is active that could wake it, fails and
-    /// says what it waits for.
+    /// says what it waits for. A run with a deadline of its own may wait until that, and an asynchronous one until it is
+    /// cancelled: it is known to wait, so that it makes nobody else wait longer.
     pub stall_timeout: Duration,
     /// How many CPU devices the process has: `/device:CPU:0`, `/device:CPU:1` and so on. They share the threads; each has
     /// the memory budget to itself.

@@ -53,7 +53,8 @@ impl<'a> Runner<'a> {
         self
     }
 
-    /// Fails the run with `DEADLINE_EXCEEDED` at this time.
+    /// Fails the run with `DEADLINE_EXCEEDED` at this time. Until then it may wait, however long
+    /// [`stall_timeout`](crate::SessionOptions::stall_timeout) is.
     pub fn deadline(mut self, at: Instant) -> Self {
         self.deadline = Some(at);
         self

@@ -83,7 +83,13 @@ pub fn serve(addr: SocketAddr, authority: &Authority) -> Result<JoinService> {
 /// # Errors
 /// As [`serve`].
 pub fn serve_with(addr: SocketAddr, server: Server, authority: &Authority) -> Result<JoinService> {
-    let failed = |error: std::io::Error| Error::from(error).context(format!("cannot serve the authority at {addr}"));
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Error::failed_precondition(format!(
+            "cannot serve the authority at {addr}: {error}: another process has this UDP port, perhaps a daemon that serves \
+             the authority already; end it, or choose another address (--join-address of a daemon, --bind of `cluster serve`)"
+        )),
+        _ => Error::from(error).context(format!("cannot serve the authority at {addr}")),
+    };
     let socket = UdpSocket::bind(addr).map_err(failed)?;
     let addr = socket.local_addr().map_err(failed)?;
     let runtime = runtime()?;
@@ -349,10 +355,14 @@ fn lost(address: SocketAddr, error: &ConnectionError) -> Error {
     };
     // QUIC's codes for a TLS alert, and for turning a connection away.
     match code {
-        Some(0x100..=0x1ff) => Error::new(
-            Code::Unauthenticated,
-            format!("the handshake with the authority at {address} failed: {error}"),
-        ),
+        Some(0x100..=0x1ff) => {
+            let mut text = format!("the handshake with the authority at {address} failed: {error}");
+            if text.contains("UnknownIssuer") {
+                text += "; its CA is another one than this member's or the one with the hash that was given (--ca-hash): is the \
+                         address right? `actorflow cluster token` prints hash and address where the authority is";
+            }
+            Error::new(Code::Unauthenticated, text)
+        }
         Some(0x2) => Error::new(
             Code::Unavailable,
             format!("the authority at {address} turns connections away; try again in a minute"),

@@ -225,12 +225,16 @@ impl Identity {
             }
             _ => error,
         })?;
-        let identity = read(&dir.join(REVOKED_FILE), MAX_REVOKED)
+        let identity = Self::from_pem(&text, Revocations::default()).map_err(|error| {
+            let cure = "the file is damaged: take it from a copy, or join the cluster again to get another";
+            Error::new(error.code(), format!("{}: {}; {cure}", path.display(), error.message()))
+        })?;
+        let revoked = dir.join(REVOKED_FILE);
+        let revocations = read(&revoked, MAX_REVOKED)
             .and_then(|json| Revocations::from_json(&json))
-            .and_then(|revocations| Self::from_pem(&text, revocations))
-            .map_err(|error| error.context(path.display()))?;
+            .map_err(|error| error.context(revoked.display()))?;
         identity.check_dates(now)?;
-        Ok(identity)
+        Ok(identity.with_revocations(&revocations))
     }
 
     fn from_pem(text: &[u8], revocations: Revocations) -> Result<Identity> {

@@ -4,6 +4,7 @@ use actorflow::train::parallel::Strategy;
 
 use super::super::data::Random;
 use super::super::inject::Injection;
+use super::super::setup::{Mark, Raw};
 use super::{Outcome, Times, World};
 
 /// Without jitter: 10 ms of computing, 1 ms on the network, 0.1 ms at a server.
@@ -141,4 +142,74 @@ fn the_same_seed_gives_the_same_run() {
     };
     assert_eq!(of(3), of(3));
     assert_ne!(of(3), of(4));
+}
+
+/// A run of one worker: how long it makes its batch, computes and waits in each step, in microseconds.
+fn raw(steps: impl Iterator<Item = [u64; 3]>, server_cpu: Vec<f64>) -> Raw {
+    let mut now = 0;
+    let mark = |[input, computes, waits]: [u64; 3]| {
+        let begin = now + input;
+        let ready = begin + computes;
+        now = ready + waits;
+        Mark {
+            begin,
+            ready,
+            end: now,
+            update: 0,
+            applied: true,
+            loss: 0.0,
+        }
+    };
+    Raw {
+        marks: vec![steps.map(mark).collect()],
+        server_cpu,
+        ..Raw::default()
+    }
+}
+
+#[test]
+fn one_simulated_worker_makes_as_many_steps_as_the_one_whose_times_it_has() {
+    let mut random = Random::new(11);
+    let steps: Vec<[u64; 3]> = (0..400)
+        .map(|_| [8, 30 + random.below(12) as u64, 14 + random.below(8) as u64])
+        .collect();
+    let usual = steps.iter().flatten().sum::<u64>() as f64 * 1e-6 / steps.len() as f64;
+    // The machine does something else in every twentieth step, and in all of the first.
+    let disturbed = steps.iter().enumerate().map(|(i, s)| match i {
+        _ if i < 20 => s.map(|t| t * 40),
+        _ if i % 20 == 0 => [s[0], s[1] + 9_000, s[2] + 4_000],
+        _ => *s,
+    });
+    let disturbed: Vec<[u64; 3]> = disturbed.collect();
+    for (what, steps, cpu) in [
+        ("threads", &steps, vec![]),
+        ("threads, disturbed", &disturbed, vec![]),
+        ("processes", &steps, vec![400.0 * 6e-6]),
+        ("processes, disturbed", &disturbed, vec![400.0 * 6e-6]),
+    ] {
+        let times = Times::of(&raw(steps.iter().copied(), cpu.clone()), 1, 1000);
+        for strategy in ["async", "sync"] {
+            let simulated = rate(&run(&times, strategy, 1)) * usual;
+            assert!(
+                (0.95..1.05).contains(&simulated),
+                "{what}, {strategy}: {simulated} of the rate"
+            );
+        }
+        match cpu.is_empty() {
+            // Waiting is not all the server's: 14 µs is the least.
+            true => assert!((13e-6..16e-6).contains(&times.service), "{what}: {}", times.service),
+            false => near(times.service, 6e-6, 0.01),
+        }
+    }
+}
+
+#[test]
+fn a_server_in_threads_takes_what_it_takes_when_nothing_comes_between() {
+    // Handing over between threads takes 40 of 50 µs, but now and then next to nothing.
+    let steps = (0..400u64).map(|i| [0, 30, if i % 5 == 0 { 11 } else { 50 }]);
+    let times = Times::of(&raw(steps, vec![]), 1, 1000);
+    near(times.service, 11e-6, 0.01);
+    // So many workers keep it busy, not two.
+    near(rate(&run(&times, "async", 2)), 2.0 / 72.2e-6, 0.1);
+    near(rate(&run(&times, "async", 64)), 1.0 / 11e-6, 0.02);
 }

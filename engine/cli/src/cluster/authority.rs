@@ -55,7 +55,7 @@ fn directory(dir: Option<&Path>) -> Result<PathBuf, Failure> {
 /// Makes an authority.
 pub(super) fn init(args: &InitArgs) -> Result<(), Failure> {
     if let Some(addr) = &args.addr {
-        check_addr(addr)?;
+        check_addr(addr).map_err(Failure::Usage)?;
     }
     let dir = directory(args.dir.as_deref())?;
     let authority = Authority::create(&dir, &args.name)?;
@@ -92,7 +92,7 @@ pub(super) struct TokenArgs {
     #[command(flatten)]
     whom: Whom,
     /// The number of the task; without one, the token admits any task of the job
-    #[arg(long, value_name = "N", requires = "job")]
+    #[arg(long, value_name = "N", requires = "job", conflicts_with_all = ["client", "chief"])]
     task: Option<u32>,
     /// For how long it is good
     #[arg(long, value_name = "TIME", default_value = "1h")]
@@ -149,7 +149,7 @@ pub(super) fn token(args: &TokenArgs) -> Result<(), Failure> {
                 .into(),
         )
     })?;
-    check_addr(&addr)?;
+    check_addr(&addr).map_err(Failure::Usage)?;
     let token = authority.token(&TokenSpec {
         subject,
         ttl,
@@ -174,8 +174,13 @@ pub(super) fn token(args: &TokenArgs) -> Result<(), Failure> {
     } else {
         format!("{} times", args.uses)
     };
+    // The command of a token for any task has a place for the task's number.
+    let what = match token.subject() {
+        SubjectPattern::AnyTask { .. } => "put the task's number in place of INDEX in the line above, and run it",
+        SubjectPattern::Exactly(_) => "run the line above",
+    };
     eprintln!(
-        "token {} admits {}, {uses}, for {}; run the line above on the machine that joins",
+        "token {} admits {}, {uses}, for {}; {what} on the machine that joins",
         token.id(),
         token.subject(),
         units::human_time(ttl)
@@ -257,7 +262,7 @@ pub(super) fn audit(args: &AuditArgs) -> Result<(), Failure> {
 }
 
 /// Whether others could connect there.
-pub(super) fn check_addr(addr: &str) -> Result<(), Failure> {
+pub(crate) fn check_addr(addr: &str) -> Result<(), String> {
     // The form is what matters; names are for whoever connects to look up.
     match addr.rsplit_once(':') {
         Some((host, port))
@@ -267,9 +272,9 @@ pub(super) fn check_addr(addr: &str) -> Result<(), Failure> {
         {
             Ok(())
         }
-        _ => Err(Failure::Usage(format!(
+        _ => Err(format!(
             "{addr:?} is no address; write host:port, such as 10.0.0.1:2200"
-        ))),
+        )),
     }
 }
 

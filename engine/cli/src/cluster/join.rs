@@ -46,7 +46,7 @@ struct Secret {
 
 /// Joins.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    check_addr(&args.addr)?;
+    check_addr(&args.addr).map_err(|e| Failure::Usage(format!("--addr: {e}")))?;
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
         None => home::member_dir(&args.subject)?,

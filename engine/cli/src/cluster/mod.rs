@@ -11,6 +11,7 @@ pub mod local;
 mod look;
 mod up;
 
+pub(crate) use authority::check_addr;
 use clap::Subcommand;
 
 use crate::failure::Failure;

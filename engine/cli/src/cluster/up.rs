@@ -28,7 +28,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 2)]
     workers: u32,
     /// The first task's port; the others follow [default: any free ones]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     base_port: Option<u16>,
     /// Threads of each task [default: one for each core]
     #[arg(long, value_name = "N")]

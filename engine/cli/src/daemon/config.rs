@@ -1,16 +1,18 @@
 //! What a daemon is told: flags, a file, and TensorFlow's environment variable, in this order of precedence.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use actorflow::cluster::identity::Subject;
-use actorflow::cluster::{ClusterSpec, TF_CONFIG, TaskName};
+use actorflow::cluster::{ClusterConfig, ClusterSpec, TF_CONFIG, TaskName};
 use serde::Deserialize;
 
 use super::Args;
 use super::log::{Format, Level};
+use crate::cluster::check_addr;
 use crate::failure::Failure;
 use crate::limits::{self, Amount, PeerLimits};
 use crate::{home, units};
@@ -122,13 +124,12 @@ impl Config {
     /// # Errors
     /// A wrong use, naming file, key and cure.
     pub(crate) fn resolve(args: &Args) -> Result<Config, Failure> {
-        let environment = || std::env::var_os(TF_CONFIG).is_some().then(ClusterSpec::from_env);
-        Self::resolve_in(args, &environment)
+        Self::resolve_in(args, &ClusterConfig::from_env)
     }
 
     fn resolve_in(
         args: &Args,
-        environment: &dyn Fn() -> Option<actorflow::Result<(ClusterSpec, TaskName)>>,
+        environment: &dyn Fn() -> actorflow::Result<Option<ClusterConfig>>,
     ) -> Result<Config, Failure> {
         let file = match &args.config {
             Some(path) => read(path)?,
@@ -146,23 +147,30 @@ impl Config {
             (None, Some(value)) => Some(file_cluster(value, folder, &places.key("cluster"))?),
             (None, None) => None,
         };
-        let (spec, fallback) = match told {
-            Some(spec) => (spec, None),
-            None => match environment() {
-                Some(told) => told.map(|(spec, task)| (spec, Some(task))).map_err(usage)?,
-                None => {
-                    return Err(Failure::Usage(format!(
-                        "nothing says which tasks the cluster has; give --cluster FILE or JSON such as \
-                         '{{\"ps\": [\"host:2222\"]}}', the key `cluster` of a --config file, or {TF_CONFIG}"
-                    )));
-                }
-            },
+        // Looked at only for what neither flags nor the file say.
+        let looked = OnceCell::new();
+        let fallback = || -> Result<&ClusterConfig, Failure> {
+            let found = looked.get_or_init(|| environment().map(Option::unwrap_or_default));
+            found.as_ref().map_err(|e| usage(e.clone()))
         };
-        let job = args
-            .job
-            .clone()
-            .or(file.job)
-            .or(fallback.as_ref().map(|t| t.job.to_string()));
+        let spec = match told {
+            Some(spec) => spec,
+            None => fallback()?.cluster.clone().ok_or_else(|| {
+                Failure::Usage(format!(
+                    "nothing says which tasks the cluster has; give --cluster FILE or JSON such as \
+                     '{{\"ps\": [\"host:2222\"]}}', the key `cluster` of a --config file, or {TF_CONFIG}"
+                ))
+            })?,
+        };
+        if spec.tasks().next().is_none() {
+            return Err(Failure::Usage(
+                "the cluster has no tasks; write them as in '{\"ps\": [\"host:2222\"]}'".into(),
+            ));
+        }
+        let job = match args.job.clone().or(file.job) {
+            Some(job) => Some(job),
+            None => fallback()?.task.as_ref().map(|t| t.job.to_string()),
+        };
         let job = job.ok_or_else(|| {
             let jobs: Vec<&str> = spec.jobs().collect();
             Failure::Usage(format!(
@@ -170,8 +178,12 @@ impl Config {
                 jobs.join(", ")
             ))
         })?;
-        let index = args.task.or(file.task).or(fallback.as_ref().map(|t| t.index));
-        // Without a number, the only task of its job is meant.
+        // Without a number, the only task of its job is meant; or else that of the variable, if it is of the same job.
+        let index = match args.task.or(file.task) {
+            Some(index) => Some(index),
+            None if looked.get().is_none() && spec.num_tasks(&job) <= 1 => None,
+            None => fallback()?.task.as_ref().filter(|t| *t.job == *job).map(|t| t.index),
+        };
         let index = match index {
             Some(index) => index,
             None if spec.num_tasks(&job) <= 1 => 0,
@@ -226,6 +238,18 @@ impl Config {
         let metrics = places.choose("metrics", args.metrics.clone(), file.metrics);
         let anywhere = args.metrics_anywhere || file.metrics_anywhere.unwrap_or(false);
         let epoch = places.choose("epoch", args.epoch, file.epoch);
+        let authority_address = places
+            .choose(
+                "authority-address",
+                args.authority_address.clone(),
+                file.authority_address,
+            )
+            .map(|s| s.read(|addr| check_addr(&addr).map(|()| addr)))
+            .transpose()?;
+        let submitters = places
+            .choose("submitters", args.submitters.clone(), file.submitters)
+            .map(|s| s.read(|jobs| submitting(jobs, &spec)))
+            .transpose()?;
         let grace = places.choose("grace", args.grace.clone(), file.grace);
         Ok(Config {
             task,
@@ -235,13 +259,22 @@ impl Config {
             limits,
             threads: counted("threads", args.threads, file.threads, 4096)?,
             devices: counted("devices", args.devices, file.devices, 64)?.unwrap_or(1),
-            submitters: args.submitters.clone().or(file.submitters),
+            submitters,
             allow_dir: match args.allow_dir.is_empty() {
-                true => file.allow_dir,
+                true => {
+                    let from_folder = |dir: &String| match folder.join(dir).into_os_string().into_string() {
+                        Ok(dir) => Ok(dir),
+                        Err(_) => Err(Failure::Usage(format!(
+                            "{}: {dir:?} is in a folder whose name is not UTF-8; write the whole path",
+                            places.key("allow-dir")
+                        ))),
+                    };
+                    file.allow_dir.iter().map(from_folder).collect::<Result<_, _>>()?
+                }
                 false => args.allow_dir.clone(),
             },
             authority,
-            authority_address: args.authority_address.clone().or(file.authority_address),
+            authority_address,
             metrics: match metrics {
                 Some(s) => s.read(|text| metrics_address(&text, anywhere))?,
                 None => None,
@@ -287,6 +320,18 @@ fn file_cluster(value: &toml::Value, folder: &Path, origin: &str) -> Result<Clus
     read.map_err(|e| Failure::Usage(format!("{origin}: {e}")))
 }
 
+/// The jobs whose tasks may submit graphs, which the cluster must have.
+fn submitting(jobs: Vec<String>, spec: &ClusterSpec) -> Result<Vec<String>, String> {
+    let known: Vec<&str> = spec.jobs().collect();
+    match jobs.iter().find(|job| !known.contains(&job.as_str())) {
+        Some(unknown) => Err(format!(
+            "the cluster has no job {unknown:?}; name jobs of {}, with commas between them",
+            known.join(", ")
+        )),
+        None => Ok(jobs),
+    }
+}
+
 fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is no address to listen at; write one such as 0.0.0.0:2222 or [::]:2222"))
@@ -325,9 +370,9 @@ mod tests {
         resolve_with(args, None)
     }
 
-    fn resolve_with(args: &[&str], environment: Option<(ClusterSpec, TaskName)>) -> Result<Config, String> {
+    fn resolve_with(args: &[&str], environment: Option<&str>) -> Result<Config, String> {
         let cli = Cli::try_parse_from([&["actorflow"], args].concat()).map_err(|e| e.to_string())?;
-        Config::resolve_in(&cli.args, &|| environment.clone().map(Ok)).map_err(|f| match f {
+        Config::resolve_in(&cli.args, &|| environment.map(ClusterConfig::from_json).transpose()).map_err(|f| match f {
             Failure::Usage(m) => m,
             other => panic!("{other:?} is no wrong use"),
         })
@@ -386,12 +431,55 @@ mod tests {
 
     #[test]
     fn tensorflows_variable_is_the_last_resort() {
-        let spec = ClusterSpec::from_json(JSON).unwrap();
-        let me = (spec, TaskName::new("worker", 1).unwrap());
-        let c = resolve_with(&[], Some(me.clone())).unwrap();
+        let me = r#""task": {"type": "worker", "index": 1}"#;
+        let both = format!(r#"{{"cluster": {JSON}, {me}}}"#);
+        let c = resolve_with(&[], Some(&both)).unwrap();
         assert_eq!(c.task.to_string(), "/job:worker/task:1");
-        let c = resolve_with(&["--cluster", r#"{"ps": ["z:9"]}"#, "--job", "ps"], Some(me)).unwrap();
+        let c = resolve_with(&["--cluster", r#"{"ps": ["z:9"]}"#, "--job", "ps"], Some(&both)).unwrap();
         assert_eq!(c.spec.to_string(), "/job:ps/task:0 at z:9");
+        // Each of the two fills in what flags leave out.
+        let c = resolve_with(&["--job", "ps"], Some(&format!(r#"{{"cluster": {JSON}}}"#))).unwrap();
+        assert_eq!(c.task.to_string(), "/job:ps/task:0");
+        let only_task = format!("{{{me}}}");
+        let c = resolve_with(&["--cluster", JSON], Some(&only_task)).unwrap();
+        assert_eq!(c.task.to_string(), "/job:worker/task:1");
+        let c = resolve_with(&["--cluster", JSON, "--job", "worker"], Some(&only_task)).unwrap();
+        assert_eq!(c.task.index, 1);
+        let c = resolve_with(&["--task", "0"], Some(&both)).unwrap();
+        assert_eq!(c.task.to_string(), "/job:worker/task:0");
+        // The number is that of its job.
+        let c = resolve_with(&["--job", "ps"], Some(&both)).unwrap();
+        assert_eq!(c.task.to_string(), "/job:ps/task:0");
+        // What nothing is asked of may be anything.
+        assert!(resolve_with(&["--cluster", JSON, "--job", "ps"], Some("{")).is_ok());
+        let e = resolve_with(&["--cluster", JSON], Some("{")).unwrap_err();
+        assert!(e.contains("the cluster is described by JSON"), "{e}");
+        let e = resolve_with(&[], Some(&only_task)).unwrap_err();
+        assert!(e.contains("which tasks the cluster has"), "{e}");
+    }
+
+    #[test]
+    fn directories_of_a_file_are_meant_from_its_folder() {
+        let (dir, path) = file("cluster = { ps = ['a:1'] }\njob = 'ps'\nallow-dir = ['data', 'more:ro', '/elsewhere']");
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let c = resolve(&["--config", &path]).unwrap();
+        assert_eq!(c.allow_dir, [at("data"), at("more:ro"), "/elsewhere".to_owned()]);
+        let c = resolve(&["--config", &path, "--allow-dir", "here"]).unwrap();
+        assert_eq!(c.allow_dir, ["here"]);
+    }
+
+    #[test]
+    fn the_file_in_the_guide_is_one() {
+        let guide = include_str!("../../../../docs/cluster.md");
+        let text = guide.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        let (dir, path) = file(text);
+        let c = resolve(&["--config", &path]).unwrap();
+        assert_eq!(c.task.to_string(), "/job:ps/task:0");
+        assert_eq!(c.submitters, Some(vec!["worker".to_owned()]));
+        assert_eq!(c.authority_address.as_deref(), Some("alpha:2200"));
+        assert_eq!(c.metrics, "0.0.0.0:9100".parse().ok());
+        let data = dir.path().join("data").display().to_string();
+        assert_eq!(c.allow_dir, [data, "/srv/images:ro".to_owned()]);
     }
 
     #[test]
@@ -407,6 +495,14 @@ mod tests {
             ),
             ("colour = 'red'", ["daemon.toml", "colour"]),
             ("log-level = 'loud'", ["daemon.toml", "loud"]),
+            (
+                "submitters = ['a b']",
+                ["daemon.toml: key `submitters`", "no job \"a b\""],
+            ),
+            (
+                "authority-address = 'nonsense'",
+                ["daemon.toml: key `authority-address`", "host:port"],
+            ),
             ("task = 7", ["no task /job:ps/task:7", "/job:ps/task:0"]),
             ("limits = { tensors = 1 }", ["daemon.toml: key `limits`", "graph-nodes"]),
             (
@@ -426,6 +522,12 @@ mod tests {
         assert!(e.contains("--job") && e.contains("ps, worker"), "{e}");
         let e = resolve(&["--cluster", JSON, "--job", "worker"]).unwrap_err();
         assert!(e.contains("2 tasks") && e.contains("--task"), "{e}");
+        let e = resolve(&["--cluster", r#"{"ps": []}"#, "--job", "ps"]).unwrap_err();
+        assert!(e.contains("has no tasks"), "{e}");
+        let e = resolve(&["--cluster", JSON, "--job", "ps", "--submitters", "worker,chef"]).unwrap_err();
+        assert!(e.starts_with("--submitters: ") && e.contains("ps, worker"), "{e}");
+        let e = resolve(&["--cluster", JSON, "--job", "ps", "--authority-address", "a"]).unwrap_err();
+        assert!(e.starts_with("--authority-address: "), "{e}");
         let e = resolve(&["--config", "/no/such/file"]).unwrap_err();
         assert!(e.starts_with("/no/such/file: "), "{e}");
     }

@@ -144,9 +144,12 @@ fn reporter(
             known = revoked;
             take(&dir, &server, identity.clone());
         }
-        Update::Failed { error, retry_in } => {
-            tracing::warn!(%error, retry_in = ?retry_in, "authority not reached");
-        }
+        Update::Failed { error, retry_in } => match error.code() {
+            Code::PermissionDenied | Code::Unauthenticated => {
+                tracing::warn!(%error, retry_in = ?retry_in, "the authority refuses this task");
+            }
+            _ => tracing::warn!(%error, retry_in = ?retry_in, "authority not reached"),
+        },
     }
 }
 

@@ -10,7 +10,7 @@ mod log;
 mod member;
 mod metrics;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
@@ -145,7 +145,15 @@ impl Running {
             Some(addr) => {
                 let of = vitals.clone();
                 let served = HttpServer::start(addr, Box::new(move |path| metrics::page(&of, path)));
-                let served = served.map_err(|e| Failure::Failed(format!("metrics cannot be served at {addr}: {e}")))?;
+                let served = served.map_err(|e| {
+                    let cure = match e.kind() {
+                        ErrorKind::AddrInUse => {
+                            ": another process has this TCP port; end it, or give --metrics another one"
+                        }
+                        _ => "",
+                    };
+                    Failure::Failed(format!("metrics cannot be served at {addr}: {e}{cure}"))
+                })?;
                 writeln!(std::io::stdout(), "metrics http://{}/metrics", served.addr())?;
                 Some(served)
             }

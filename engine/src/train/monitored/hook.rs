@@ -1,6 +1,7 @@
 //! What watches the runs of a monitored session.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use actorflow_actors::exec::Trace;
 use actorflow_core::{Graph, Operation, Output, Result, Tensor};
@@ -20,6 +21,9 @@ pub struct RunArgs {
     pub targets: Vec<Operation>,
     /// Whether it is to be reported when each node ran.
     pub trace: bool,
+    /// The longest that the run may take, waiting for others included. The shortest that anybody asks for counts; without
+    /// one, a run that only waits fails after [`stall_timeout`](crate::SessionOptions::stall_timeout).
+    pub timeout: Option<Duration>,
 }
 
 impl RunArgs {
@@ -43,6 +47,12 @@ impl RunArgs {
     /// Asks for an operation to be run.
     pub fn target(mut self, op: &Operation) -> RunArgs {
         self.targets.push(op.clone());
+        self
+    }
+
+    /// Fails the run with `DEADLINE_EXCEEDED` after this time, and lets it wait until then.
+    pub fn timeout(mut self, after: Duration) -> RunArgs {
+        self.timeout = Some(after);
         self
     }
 

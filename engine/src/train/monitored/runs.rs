@@ -35,6 +35,7 @@ impl Joined {
             }
         }
         self.args.trace |= from.trace;
+        self.args.timeout = self.args.timeout.into_iter().chain(from.timeout).min();
         Ok(from.fetches.iter().map(|f| self.place(f)).collect())
     }
 
@@ -64,6 +65,9 @@ pub(super) fn in_session(
     cancel: &CancelToken,
 ) -> Result<(Vec<Tensor>, Option<Trace>)> {
     let mut runner = session.runner().cancel(cancel);
+    if let Some(after) = args.timeout {
+        runner = runner.timeout(after);
+    }
     for (output, value) in args.feeds {
         runner = runner.feed(&output, value);
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::hooks::{CheckpointSaverHook, Every, StopAtStepHook};
 use super::*;
 use crate::queue::{Queue, QueueKind};
-use crate::session::Session;
+use crate::session::{Session, SessionOptions};
 use crate::train::optimizer::{GradientDescent, Optimizer};
 use crate::train::queue_runner::QueueRunner;
 use crate::train::variable::{GraphVariables, Variable};
@@ -332,4 +332,30 @@ fn a_tensor_is_fed_once() {
     let e = s.run(&[(&x, Tensor::from(1f32))], &[&y]).unwrap_err();
     assert_eq!(e.code(), Code::InvalidArgument);
     assert!(e.message().contains("fed twice"), "{e}");
+}
+
+#[test]
+fn a_run_may_wait_as_long_as_the_most_hurried_who_asks_for_something() {
+    let (g, ..) = model();
+    let queue = Queue::builder(&g, QueueKind::Fifo, &[(DType::F32, PartialShape::scalar())]);
+    let never = queue.build().unwrap().dequeue().unwrap()[0].clone();
+    /// Wants its runs to end early.
+    struct Hurry(Duration);
+    impl SessionHook for Hurry {
+        fn before_run(&mut self, _: &RunContext<'_>) -> Result<Option<RunArgs>> {
+            Ok(Some(RunArgs::new().timeout(self.0)))
+        }
+    }
+    let options = SessionOptions {
+        stall_timeout: Duration::from_millis(10),
+        ..SessionOptions::with_threads(1)
+    };
+    let b = MonitoredSession::builder(&g).sessions(move |g| Session::with_options(g, options.clone()));
+    let mut s = b.hook(Hurry(Duration::from_millis(200))).build().unwrap();
+    let begun = std::time::Instant::now();
+    let asked = RunArgs::new().fetch(&never).timeout(Duration::from_secs(60));
+    let e = s.run_args(&asked).unwrap_err();
+    assert!(begun.elapsed() >= Duration::from_millis(200), "{e}");
+    assert_eq!(e.code(), Code::DeadlineExceeded, "{e}");
+    assert!(e.message().contains("deadline"), "{e}");
 }

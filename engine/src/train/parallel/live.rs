@@ -392,7 +392,8 @@ impl Live {
                 batch.len()
             )));
         }
-        let deadline = Instant::now() + options.deadline;
+        let longest = beside.timeout.map_or(options.deadline, |t| t.min(options.deadline));
+        let deadline = Instant::now() + longest;
         if self.failed {
             self.rejoin(nodes, options, deadline, cancel)?;
         }

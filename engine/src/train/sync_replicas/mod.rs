@@ -17,6 +17,9 @@
 //! Replicas may be parts of one graph, run by threads of one session, or each a graph of its own, whose nodes find each
 //! other by shared names. Nobody polls: who waits is parked in an accumulator.
 //!
+//! Give a replica's runs a deadline ([`Runner::timeout`](crate::Runner::timeout), [`RunArgs::timeout`](super::monitored::RunArgs::timeout))
+//! that covers the slowest of the others; one without fails after `stall_timeout`.
+//!
 //! When a run fails or is cancelled in the middle of pushing or of applying, the accumulators may hold parts of a step:
 //! train on in a new session. While a replica waits, it can be cancelled.
 

@@ -35,7 +35,7 @@ pub struct LocalOptions {
     pub program: Option<PathBuf>,
     /// The jobs with the number of their tasks.
     pub jobs: Vec<(String, u32)>,
-    /// The tasks' ports, from this one on; by default any free ones.
+    /// The tasks' ports, from this one on, at least 1; by default any free ones.
     pub base_port: Option<u16>,
     /// Threads of each task; by default one for each core.
     pub threads: Option<usize>,
@@ -347,6 +347,9 @@ fn task_dir(dir: &Path, task: &TaskName) -> PathBuf {
 
 /// Gives every task an address.
 fn layout(options: &LocalOptions) -> Result<ClusterSpec> {
+    if options.base_port == Some(0) {
+        return Err(Error::invalid("0 is no base port; leave it out for any free ports"));
+    }
     // All sockets are open at once, so that no port is given out twice.
     let mut held = Vec::new();
     let mut next = options.base_port;
@@ -390,6 +393,11 @@ mod tests {
             ..LocalOptions::new(1, 1)
         };
         assert!(layout(&options).is_err());
+        let options = LocalOptions {
+            base_port: Some(0),
+            ..LocalOptions::new(1, 1)
+        };
+        assert!(layout(&options).unwrap_err().message().contains("no base port"));
     }
 
     #[test]
