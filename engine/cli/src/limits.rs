@@ -74,7 +74,7 @@ const ANY: usize = 1 << 50;
 
 /// In the order of the help. The least values leave room for what a connection needs to be one: its hellos, and requests
 /// as small as those of the commands that look at a cluster.
-const ALL: [Limit; 17] = [
+const ALL: [Limit; 18] = [
     limit("header", Unit::Bytes, 4096, 64 << 10, "a message's own header", |l| {
         &mut l.wire.header
     }),
