@@ -112,9 +112,12 @@ impl<'a> KernelInit<'a> {
 
     /// The error of a kernel that does not exist for the node's types.
     pub fn no_kernel(&self) -> Error {
+        let names = |types: &[DType]| types.iter().map(DType::to_string).collect::<Vec<_>>().join(", ");
         Error::unimplemented(format!(
-            "{} has no CPU kernel for inputs {:?}",
-            self.op, self.input_types
+            "{} has no CPU kernel for inputs [{}] and outputs [{}]",
+            self.op,
+            names(self.input_types),
+            names(self.output_types)
         ))
     }
 }

@@ -4,6 +4,7 @@
 //! calls, so that the loops of [`simd`] turn them into AVX2 or AVX-512 code when the processor has it. Multiply-adds go through
 //! [`madd::Madd`], because whether the processor can fuse them is known only by the loop, not by the function.
 
+pub mod complex;
 pub mod double;
 pub mod half;
 pub mod int;

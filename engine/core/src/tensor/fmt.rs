@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use num_complex::Complex;
+
 use super::Tensor;
 use crate::dispatch;
 use crate::dtype::DType;
@@ -27,10 +29,19 @@ fn element(t: &Tensor, i: usize) -> String {
                 .map(|h| h.name().to_owned()),
         ),
         DType::Variant => "<variant>".into(),
+        DType::C64 => show(t.as_slice::<Complex<f32>>().ok().and_then(|s| s.get(i)).map(complex)),
+        DType::C128 => show(t.as_slice::<Complex<f64>>().ok().and_then(|s| s.get(i)).map(complex)),
         d => dispatch!(d, T in plain => {
             show(t.as_slice::<T>().ok().and_then(|s| s.get(i)).map(|x| format!("{x:?}")))
         }, else String::new()),
     }
+}
+
+/// As `1.0-2.0j`, the way in which a program reads it, too.
+fn complex<T: fmt::Debug>(z: &Complex<T>) -> String {
+    let im = format!("{:?}", z.im);
+    let sign = if im.starts_with('-') { "" } else { "+" };
+    format!("{:?}{sign}{im}j", z.re)
 }
 
 fn write_level(
@@ -97,6 +108,8 @@ mod tests {
             "int32[2,2] [[1, 2],\n [3, 4]]"
         );
         assert_eq!(Tensor::from("a").to_string(), "\"a\"");
+        let z = [Complex::new(-3f32, 4.0), Complex::new(0.5, f32::NEG_INFINITY)];
+        assert_eq!(Tensor::from(z).to_string(), "[-3.0+4.0j, 0.5-infj]");
         let long = Tensor::from((0..1000i64).collect::<Vec<_>>());
         assert_eq!(long.to_string(), "[0, 1, 2, ..., 997, 998, 999]");
         assert_eq!(Tensor::zeros(DType::F32, [0, 3]).unwrap().to_string(), "[]");

@@ -6,7 +6,7 @@ use actorflow_core::register_ops;
 
 use super::common::{C64, C128, FLOATS_COMPLEX, conj, one, sample1, unary};
 use crate::elementwise::{fn1, functions, loop_table};
-use crate::math::single;
+use crate::math::{complex, single};
 
 fn1! {
     Exp {
@@ -17,7 +17,7 @@ fn1! {
     Expm1 {
         Wide f32 => |x, M| single::expm1::<M>(x);
         Plain f64 => |x, M| x.exp_m1();
-        Plain C64, C128 => |x, M| x.exp() - 1.0;
+        Plain C64, C128 => |x, M| complex::expm1(x);
     }
     Log {
         Wide f32 => |x, M| single::log::<M>(x);
@@ -27,9 +27,7 @@ fn1! {
     Log1p {
         Wide f32 => |x, M| single::log1p::<M>(x);
         Plain f64 => |x, M| x.ln_1p();
-        // log |1 + x| = log1p(2 re + |x|²) / 2 keeps small arguments exact.
-        Plain C64 => |x, M| C64::new(0.5 * (2.0 * x.re + x.norm_sqr()).ln_1p(), x.im.atan2(1.0 + x.re));
-        Plain C128 => |x, M| C128::new(0.5 * (2.0 * x.re + x.norm_sqr()).ln_1p(), x.im.atan2(1.0 + x.re));
+        Plain C64, C128 => |x, M| complex::log1p(x);
     }
 }
 

@@ -8,32 +8,38 @@ use actorflow_core::{Output, register_ops};
 use super::common::{C64, C128, FLOATS_COMPLEX, conj, gradient_of_unary, one, sample1, two, unary};
 use super::trig::one_and_square;
 use crate::elementwise::{fn1, fn2, functions, loop_table};
-use crate::math::single;
+use crate::math::{complex, single};
 
 fn1! {
     Sinh {
         Wide f32 => |x, M| single::sinh::<M>(x);
-        Plain f64, C64, C128 => |x, M| x.sinh();
+        Plain f64 => |x, M| x.sinh();
+        Plain C64, C128 => |x, M| complex::sinh(x);
     }
     Cosh {
         Wide f32 => |x, M| single::cosh::<M>(x);
-        Plain f64, C64, C128 => |x, M| x.cosh();
+        Plain f64 => |x, M| x.cosh();
+        Plain C64, C128 => |x, M| complex::cosh(x);
     }
     Tanh {
         Wide f32 => |x, M| single::tanh::<M>(x);
-        Plain f64, C64, C128 => |x, M| x.tanh();
+        Plain f64 => |x, M| x.tanh();
+        Plain C64, C128 => |x, M| complex::tanh(x);
     }
     Asinh {
         Wide f32 => |x, M| single::asinh::<M>(x);
-        Plain f64, C64, C128 => |x, M| x.asinh();
+        Plain f64 => |x, M| x.asinh();
+        Plain C64, C128 => |x, M| complex::asinh(x);
     }
     Acosh {
         Wide f32 => |x, M| single::acosh::<M>(x);
-        Plain f64, C64, C128 => |x, M| x.acosh();
+        Plain f64 => |x, M| x.acosh();
+        Plain C64, C128 => |x, M| complex::acosh(x);
     }
     Atanh {
         Wide f32 => |x, M| single::atanh::<M>(x);
-        Plain f64, C64, C128 => |x, M| x.atanh();
+        Plain f64 => |x, M| x.atanh();
+        Plain C64, C128 => |x, M| complex::atanh(x);
     }
     /// 1 / (1 + e⁻ˣ), accurate in both tails.
     Sigmoid {
@@ -42,7 +48,7 @@ fn1! {
             let e = (-x.abs()).exp();
             (if x < 0.0 { e } else { 1.0 }) / (1.0 + e)
         };
-        Plain C64, C128 => |x, M| ((-x).exp() + 1.0).inv();
+        Plain C64, C128 => |x, M| complex::sigmoid(x);
     }
 }
 

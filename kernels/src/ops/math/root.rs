@@ -30,19 +30,23 @@ fn1! {
     }
 }
 
-// Operands: the output of the function, and the gradient of that output.
+// Operands: the output of the function, and the gradient of that output. Where no gradient comes, none goes on, even where the
+// function has no finite slope.
 fn2! {
     SqrtGrad {
-        Wide f32, f64 => |y, dy, M| dy * 0.5 / y;
-        Plain C64, C128 => |y, dy, M| dy * 0.5 / y.conj();
+        Wide f32, f64 => |y, dy, M| if dy == 0.0 { 0.0 } else { dy * 0.5 / y };
+        Plain C64 => |y, dy, M| if dy == C64::ZERO { dy } else { dy * 0.5 / y.conj() };
+        Plain C128 => |y, dy, M| if dy == C128::ZERO { dy } else { dy * 0.5 / y.conj() };
     }
     RsqrtGrad {
-        Wide f32, f64 => |y, dy, M| dy * y * -0.5 * (y * y);
-        Plain C64, C128 => |y, dy, M| dy * y.conj() * -0.5 * (y.conj() * y.conj());
+        Wide f32, f64 => |y, dy, M| if dy == 0.0 { 0.0 } else { dy * y * -0.5 * (y * y) };
+        Plain C64 => |y, dy, M| if dy == C64::ZERO { dy } else { dy * y.conj() * -0.5 * (y.conj() * y.conj()) };
+        Plain C128 => |y, dy, M| if dy == C128::ZERO { dy } else { dy * y.conj() * -0.5 * (y.conj() * y.conj()) };
     }
     ReciprocalGrad {
-        Wide f32, f64 => |y, dy, M| -dy * (y * y);
-        Plain C64, C128 => |y, dy, M| -dy * (y.conj() * y.conj());
+        Wide f32, f64 => |y, dy, M| if dy == 0.0 { 0.0 } else { -dy * (y * y) };
+        Plain C64 => |y, dy, M| if dy == C64::ZERO { dy } else { -dy * (y.conj() * y.conj()) };
+        Plain C128 => |y, dy, M| if dy == C128::ZERO { dy } else { -dy * (y.conj() * y.conj()) };
     }
 }
 
@@ -184,6 +188,33 @@ register_ops!(
 mod tests {
     use crate::testing::eval;
     use actorflow_core::{Graph, Tensor};
+
+    /// `where(x > 0, sqrt(x), 0)` is differentiable at 0, because its root takes no part there.
+    #[test]
+    fn no_gradient_comes_from_an_output_that_takes_no_part() {
+        let g = Graph::new();
+        let (y, dy) = (
+            g.constant([0.0f32, f32::INFINITY, 2.0]).unwrap(),
+            g.constant([0.0f32, 0.0, 1.0]).unwrap(),
+        );
+        for (op, last) in [
+            ("SqrtGrad", 0.25),
+            ("RsqrtGrad", -4.0),
+            ("ReciprocalGrad", -4.0),
+            ("InvGrad", -4.0),
+        ] {
+            let grad = g.op(op).input(&y).input(&dy).output().unwrap();
+            assert_eq!(eval(&grad), Tensor::from([0.0f32, 0.0, last]), "{op}");
+            let complex = |x: &actorflow_core::Output| x.cast(actorflow_core::DType::C64).unwrap();
+            let grad = g.op(op).input(&complex(&y)).input(&complex(&dy)).output().unwrap();
+            let real = grad.graph().op("Real").input(&grad).output().unwrap();
+            assert_eq!(
+                eval(&real),
+                Tensor::from([0.0f32, 0.0, last]),
+                "{op} of complex numbers"
+            );
+        }
+    }
 
     #[test]
     fn roots_at_the_edges() {

@@ -9,7 +9,7 @@ use super::common::{C64, C128, FLOATS, FLOATS_COMPLEX, conj, one, reduced, sampl
 use crate::elementwise::{self, fn1, fn2, functions, loop_table};
 use crate::math::madd::Madd;
 use crate::math::simd::{Checked, Fn1};
-use crate::math::single;
+use crate::math::{complex, single};
 use crate::shapes;
 
 /// Functions of an angle whose wide form does not cover huge ones.
@@ -17,7 +17,7 @@ macro_rules! of_angle {
     ($($name:ident $f:ident;)*) => {
         fn1! { $($name {
             Plain f64 => |x, M| x.$f();
-            Plain C64, C128 => |x, M| x.$f();
+            Plain C64, C128 => |x, M| complex::$f(x);
         })* }
         $(impl Fn1<f32, f32> for $name {
             type Loop = Checked;
@@ -40,15 +40,18 @@ of_angle!(Sin sin; Cos cos; Tan tan;);
 fn1! {
     Asin {
         Wide f32 => |x, M| single::asin::<M>(x);
-        Plain f64, C64, C128 => |x, M| x.asin();
+        Plain f64 => |x, M| x.asin();
+        Plain C64, C128 => |x, M| complex::asin(x);
     }
     Acos {
         Wide f32 => |x, M| single::acos::<M>(x);
-        Plain f64, C64, C128 => |x, M| x.acos();
+        Plain f64 => |x, M| x.acos();
+        Plain C64, C128 => |x, M| complex::acos(x);
     }
     Atan {
         Wide f32 => |x, M| single::atan::<M>(x);
-        Plain f64, C64, C128 => |x, M| x.atan();
+        Plain f64 => |x, M| x.atan();
+        Plain C64, C128 => |x, M| complex::atan(x);
     }
 }
 

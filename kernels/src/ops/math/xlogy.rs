@@ -8,7 +8,7 @@ use actorflow_core::{Output, register_ops};
 
 use super::common::{C64, C128, binary, reduced, sample2};
 use crate::elementwise::{fn2, functions, loop_table};
-use crate::math::single;
+use crate::math::{complex, single};
 
 // 0 where x is 0, whatever y is.
 fn2! {
@@ -26,8 +26,8 @@ fn2! {
     Xlog1py {
         Wide f32 => |x, y, M| if x == 0.0 { x } else { x * single::log1p::<M>(y) };
         Plain f64 => |x, y, M| if x == 0.0 { x } else { x * y.ln_1p() };
-        Plain C64 => |x, y, M| if x == C64::ZERO { x } else { x * (y + 1.0).ln() };
-        Plain C128 => |x, y, M| if x == C128::ZERO { x } else { x * (y + 1.0).ln() };
+        Plain C64 => |x, y, M| if x == C64::ZERO { x } else { x * complex::log1p(y) };
+        Plain C128 => |x, y, M| if x == C128::ZERO { x } else { x * complex::log1p(y) };
     }
 }
 

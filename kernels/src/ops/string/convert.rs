@@ -44,7 +44,8 @@ fn spec(attrs: &Attrs, dtype: DType) -> Result<Spec> {
         } else {
             Fill::Spaces
         },
-        precision: bounded(precision),
+        // Texts are filled up to a width, but never cut.
+        precision: bounded(precision).filter(|_| dtype != DType::Str),
         style: match (scientific, shortest) {
             (true, _) => Style::Exponent,
             (_, true) => Style::General,

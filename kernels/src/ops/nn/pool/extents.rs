@@ -58,7 +58,10 @@ impl Windows {
         }
         let depth = sizes[channel] as usize;
         let mut plain = strides.to_vec();
-        if depth != 1 || strides[channel] != 1 {
+        if depth == 1 {
+            // As TensorFlow, which looks at the stride over channels only where windows extend over them.
+            plain[channel] = 1;
+        } else {
             let flat = (0..space).all(|i| sizes[layout.space(i)] == 1 && strides[layout.space(i)] == 1);
             if !flat || strides[channel] != sizes[channel] {
                 return Err(Error::unimplemented(
