@@ -3,9 +3,10 @@
 use super::chain::{Link, Linked};
 use super::micro::{Isa, Kernel, Strip, WIDE};
 use super::pack::{self, Panels, Transposed};
-use super::plan::Plan;
+use super::plan::{Asks, Plan};
 use super::scratch;
 use super::simd::Real;
+use super::soon::Soon;
 use std::ops::Range;
 
 /// A whole product in raw form, in the orientation that the plan has chosen.
@@ -61,8 +62,11 @@ const TURN_COLS: usize = 64;
 /// Rows of that buffer: the tallest tile, rounded up to whole blocks of lanes.
 const TURN_ROWS: usize = 16;
 
-/// Panels of A that are packed at a time: whole cache lines side by side, and room in the second-level cache beside B.
-const A_PANELS: usize = 2;
+/// Panels of A that are packed at a time: whole cache lines side by side.
+const PIECE: usize = 2;
+
+/// Panels of A that one narrow block of B meets, and that are read again for the next one: 1 MiB at most.
+const A_PANELS: usize = 8;
 
 /// Computes rows `rows` and columns `cols` of the product.
 ///
@@ -85,6 +89,7 @@ pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<u
         let turn = buffer.wrapping_add(b_len);
         let a_buffer = turn.wrapping_add(t_len);
         let mut k0 = 0;
+        let mut links = [Link { a: 0, b: 0, k: 0 }; LINKS];
         loop {
             let depth = kc.min(p.k - k0);
             let last = k0 + depth == p.k;
@@ -112,15 +117,20 @@ pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<u
                     }
                     b = b_buffer;
                 }
-                let links = [Link { a: 0, b: 0, k: depth }];
+                let columns = if plan.pack_a { panel } else { p.a_col };
+                let b_rows = if plan.pack_b { panel } else { p.b_row };
+                let soon = plan.asks(p, depth, width < cols.end - j0);
+                let count = cut::<S::T>(depth, soon != Asks::Nothing, (columns, b_rows), &mut links);
                 let inner = Inner {
-                    links: &links,
+                    links: &links[..count],
                     a: p.a.wrapping_add(rows.start * p.a_row + k0 * p.a_col),
                     b,
                     packed: plan.pack_b,
                     depth,
                     height: rows.len(),
                     width,
+                    after: plan.nc.min(cols.end - j0 - width),
+                    asks: soon,
                     i0: rows.start,
                     j0,
                     beta: if k0 == 0 { p.beta } else { S::T::ONE },
@@ -158,6 +168,8 @@ pub(super) unsafe fn chain<S: Isa>(sum: &Linked<'_, S::T>, plan: &Plan) {
         depth: 0,
         height: p.m,
         width: p.n,
+        after: 0,
+        asks: Asks::Nothing,
         i0: 0,
         j0: 0,
         beta: p.beta,
@@ -176,6 +188,32 @@ fn strips(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).map(move |t| (t * base + t.min(more), base + usize::from(t < more)))
 }
 
+/// The [`strips`] of panels of so many rows: where the panel begins, where the strip does in it, and its height.
+fn strips_of_panels(rows: usize, panel: usize, most: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let of_panel = move |at: usize| strips((rows - at).min(panel), most).map(move |(i, height)| (at, i, height));
+    (0..rows).step_by(panel).flat_map(of_panel)
+}
+
+/// Links that an inner dimension is cut in at most, so that there are moments to ask for memory.
+const LINKS: usize = 64;
+
+/// Cuts an inner dimension of `depth` steps into links for [`Soon`], or makes it one: how many of `links` it takes.
+fn cut<T: Real>(depth: usize, soon: bool, (a_col, b_row): (usize, usize), links: &mut [Link; LINKS]) -> usize {
+    let most = match soon {
+        true => Soon::<T>::CHUNK.max(depth.div_ceil(LINKS)),
+        false => depth.max(1),
+    };
+    let count = depth.div_ceil(most).max(1);
+    for (n, link) in links.iter_mut().enumerate().take(count) {
+        *link = Link {
+            a: n * most * a_col,
+            b: n * most * b_row,
+            k: most.min(depth - n * most),
+        };
+    }
+    count
+}
+
 /// The operands of the two loops over tiles.
 struct Inner<'a, T> {
     links: &'a [Link],
@@ -187,47 +225,120 @@ struct Inner<'a, T> {
     width: usize,
     i0: usize,
     j0: usize,
+    /// Columns of the next block of B.
+    after: usize,
+    asks: Asks,
     beta: T,
     last: bool,
     turn: *mut T,
 }
 
 impl<T: Real> Inner<'_, T> {
+    /// The part of the next block of B that strip `n` of `count` asks for.
+    fn next_b(&self, p: &Product<T>, part: (usize, usize), tiles: usize) -> Soon<T> {
+        if self.packed || self.after == 0 {
+            return Soon::NONE;
+        }
+        Soon::part(
+            self.b.wrapping_add(self.width),
+            (self.depth, p.b_row),
+            self.after,
+            part,
+            tiles,
+        )
+    }
+
     /// All tiles of the block, strip by strip: a strip's rows of A stay in the first-level cache while B streams by.
     ///
     /// # Safety
     /// As for [`block`], with `self`'s operands valid for its extents.
     unsafe fn run<S: Isa<T = T>>(&self, p: &Product<T>, plan: &Plan) {
-        for (i, height) in strips(self.height, S::MAX_ROWS.min(plan.rows)) {
+        let most = S::MAX_ROWS.min(plan.rows);
+        let (count, tiles) = (self.height.div_ceil(most), self.width.div_ceil(2 * S::LANES));
+        let mut next = strips(self.height, most).skip(1);
+        for (n, (i, height)) in strips(self.height, most).enumerate() {
             let a = (self.a.wrapping_add(i * p.a_row), p.a_row, p.a_col);
+            let soon = match (self.asks, next.next()) {
+                (Asks::Output, Some((i, height))) => {
+                    let c = p.c.wrapping_add((self.i0 + i) * p.c_row + self.j0);
+                    Soon::below(c, (height, p.c_row), (tiles, 2 * S::LANES), self.links.len())
+                }
+                (Asks::Operands, Some((i, height))) if plan.asks_for_rows(p) => [
+                    Soon::along(self.a.wrapping_add(i * p.a_row), (height, p.a_row), tiles),
+                    self.next_b(p, (n, count), tiles),
+                ],
+                (Asks::Operands, _) => [Soon::NONE, self.next_b(p, (n, count), tiles)],
+                _ => [Soon::NONE; 2],
+            };
             // SAFETY: the caller's promise is the same.
-            unsafe { self.strip::<S>(p, plan, a, i, height) };
+            unsafe { self.strip::<S>(p, plan, a, (i, height), &soon) };
         }
     }
 
-    /// As [`run`](Self::run), through copies of the rows of A, which are adjacent (`a_row == 1`): a few panels at a time.
+    /// As [`run`](Self::run), through copies of the rows of A, which are adjacent (`a_row == 1`).
+    ///
+    /// A group of rows meets one narrow block of B after the other, which stays in the second-level cache meanwhile. The
+    /// first one finds the rows copied a few panels at a time, just before they are used.
     ///
     /// # Safety
     /// As for [`Inner::run`], with room for [`A_PANELS`] panels in `buffer`.
     unsafe fn run_packed<S: Isa<T = T>>(&self, p: &Product<T>, plan: &Plan, buffer: *mut T) {
         let panel = 2 * S::LANES;
-        for first in (0..self.height).step_by(A_PANELS * panel) {
-            let height = (self.height - first).min(A_PANELS * panel);
-            let panels = Panels {
-                src: self.a.wrapping_add(first),
-                row: p.a_col,
-                col: 1,
-                depth: self.depth,
-                width: height,
-                dst: buffer,
-            };
-            // SAFETY: rows `first..first + height` lie in A, and the buffer has room for their panels.
-            unsafe { S::pack_rows(&panels) };
-            for at in (0..height).step_by(panel) {
-                for (i, height) in strips((height - at).min(panel), S::MAX_ROWS) {
-                    let a = (buffer.wrapping_add(at * self.depth + i).cast_const(), 1, panel);
-                    // SAFETY: the caller's promise is the same, and the copies are those of the strip's rows.
-                    unsafe { self.strip::<S>(p, plan, a, first + at + i, height) };
+        let panels = self.height.div_ceil(panel);
+        // Rows that meet a single block need not stay.
+        let most = if self.width > plan.narrow { A_PANELS } else { PIECE };
+        let group = panels.div_ceil(panels.div_ceil(most)) * panel;
+        let piece = PIECE * panel;
+        for first in (0..self.height).step_by(group) {
+            let end = (first + group).min(self.height);
+            let all = strips_of_panels(end - first, panel, S::MAX_ROWS).count();
+            for j in (0..self.width).step_by(plan.narrow) {
+                let width = plan.narrow.min(self.width - j);
+                let left = self.width - j - width;
+                let block = Inner {
+                    b: self.b.wrapping_add(if self.packed { j * self.depth } else { j }),
+                    width,
+                    j0: self.j0 + j,
+                    after: plan.narrow.min(left),
+                    ..*self
+                };
+                let tiles = width.div_ceil(panel);
+                let mut done = 0;
+                for at in (first..end).step_by(piece) {
+                    let height = (end - at).min(piece);
+                    let copy = buffer.wrapping_add((at - first) * self.depth);
+                    if j == 0 {
+                        let panels = Panels {
+                            src: self.a.wrapping_add(at),
+                            row: p.a_col,
+                            col: 1,
+                            depth: self.depth,
+                            width: height,
+                            dst: copy,
+                        };
+                        // SAFETY: these rows lie in A, and the buffer has room for the group's panels.
+                        unsafe { S::pack_rows(&panels) };
+                    }
+                    let count = strips_of_panels(height, panel, S::MAX_ROWS).count();
+                    let next = at + height;
+                    for (n, (panel_at, i, height)) in strips_of_panels(height, panel, S::MAX_ROWS).enumerate() {
+                        let a = (copy.wrapping_add(panel_at * self.depth + i).cast_const(), 1, panel);
+                        let rows = if next < end && j > 0 {
+                            let panels = (end - next).min(piece).div_ceil(panel);
+                            let from = buffer.wrapping_add((next - first) * self.depth);
+                            Soon::part(from, (self.depth * panels, panel), panel, (n, count), tiles)
+                        } else if next < self.height && (j == 0 || left == 0) {
+                            let from = self.a.wrapping_add(next);
+                            let width = (self.height - next).min(piece);
+                            Soon::part(from, (self.depth, p.a_col), width, (n, count), tiles)
+                        } else {
+                            Soon::NONE
+                        };
+                        let soon = [rows, block.next_b(p, (done + n, all), tiles)];
+                        // SAFETY: the caller's promise is the same, and the copies are those of the strip's rows.
+                        unsafe { block.strip::<S>(p, plan, a, (at + panel_at + i, height), &soon) };
+                    }
+                    done += count;
                 }
             }
         }
@@ -243,8 +354,8 @@ impl<T: Real> Inner<'_, T> {
         p: &Product<T>,
         plan: &Plan,
         (a, a_row, a_col): (*const T, usize, usize),
-        i: usize,
-        height: usize,
+        (i, height): (usize, usize),
+        soon: &[Soon<T>],
     ) {
         let l = S::LANES;
         let row = self.i0 + i;
@@ -274,6 +385,8 @@ impl<T: Real> Inner<'_, T> {
             beta,
             bias,
             relu,
+            soon,
+            tile: 0,
         };
         // As many tiles of each width as fit, widest first; the narrow kernel takes a rest of one vector.
         let flat = !self.packed && height <= S::FLAT.len();
@@ -301,6 +414,7 @@ impl<T: Real> Inner<'_, T> {
                         let cols = width.min(end - first);
                         strip.tail = cols - (vectors - 1) * l;
                         kernel(&strip);
+                        strip.tile += 1;
                         strip.b = strip.b.wrapping_add(strip.b_panel);
                         S::write_transposed(&Transposed {
                             src: self.turn,
@@ -326,6 +440,7 @@ impl<T: Real> Inner<'_, T> {
                     }
                     strip.tail = end - j - (panels * vectors - 1) * l;
                     kernel(&strip);
+                    strip.tile += panels;
                 }
             }
             j = end;

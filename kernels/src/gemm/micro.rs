@@ -8,6 +8,7 @@
 
 use super::chain::Link;
 use super::simd::{Portable, Real, Simd};
+use super::soon::Soon;
 
 /// The operands of a strip: tiles side by side, all of a kernel's size except that the last vector may be partial.
 pub(super) struct Strip<'a, T> {
@@ -45,6 +46,10 @@ pub(super) struct Strip<'a, T> {
     pub(super) bias: *const T,
     /// Whether negative results become zero, after the bias.
     pub(super) relu: bool,
+    /// What is asked for meanwhile, a part with each link.
+    pub(super) soon: &'a [Soon<T>],
+    /// Tiles of the same rows that came before.
+    pub(super) tile: usize,
 }
 
 /// A microkernel for a fixed number of rows and vectors.
@@ -88,7 +93,7 @@ unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<'_, S::
     unsafe {
         let l = S::LANES;
         let (mut panel, mut c, mut bias) = (t.b, t.c, t.bias);
-        for left in (0..t.panels).rev() {
+        for (tile, left) in (t.tile..).zip((0..t.panels).rev()) {
             let mask = S::mask(if left == 0 { t.tail } else { l });
             // The tile of C is wanted at the end; asked for only then, it would be waited for.
             for i in 0..ROWS {
@@ -97,11 +102,23 @@ unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<'_, S::
                 }
             }
             let mut acc = [[S::splat(S::T::ZERO); VECS]; ROWS];
-            for link in t.links {
-                // One pointer per three rows: x86 addressing reaches base, base + s and base + 2 s.
+            for (n, link) in t.links.iter().enumerate() {
+                for soon in t.soon {
+                    if tile < soon.tiles && n < soon.chunks {
+                        let mut line = soon.at.wrapping_add(tile * soon.tile + n * soon.chunk);
+                        for _ in 0..soon.lines {
+                            S::prefetch_later(line);
+                            line = line.wrapping_add(soon.line);
+                        }
+                    }
+                }
+                // One pointer per three rows: x86 addressing reaches base, base + s and base + 2 s. Compilers would rather
+                // compute one from the other in every step, a chain that the last loads wait for.
                 let mut rows = [t.a; 8];
                 for g in 0..8 {
-                    rows[g] = t.a.wrapping_add(link.a + 3 * g * t.a_row);
+                    if 3 * g < ROWS {
+                        rows[g] = S::opaque(t.a.wrapping_add(link.a + 3 * g * t.a_row));
+                    }
                 }
                 let mut b = panel.wrapping_add(link.b);
                 for _ in 0..link.k {

@@ -13,6 +13,7 @@
 //! * `plan`: orientation, packing, blocking, and the split over threads.
 //! * `block`: the loops around the microkernel for one block of C.
 //! * `micro`, `simd`, `x86`: the microkernel and the vector operations it is written in.
+//! * `soon`: asking for memory before it is needed.
 //! * `pack`, `scratch`: layouts that the microkernel streams well, and the buffers for them.
 //! * `plain`: every other element type.
 
@@ -25,6 +26,7 @@ mod plain;
 mod plan;
 mod scratch;
 mod simd;
+mod soon;
 #[cfg(test)]
 mod tests;
 mod vector;

@@ -71,8 +71,14 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `max(a, 0)`, keeping NaN.
     unsafe fn relu(a: Self::V) -> Self::V;
+    /// The same pointer, of which the compiler does not know that it is: so it does not compute it from others.
+    fn opaque(ptr: *const Self::T) -> *const Self::T {
+        ptr
+    }
     /// Asks for the cache line at `ptr` to be read soon; `ptr` may be any address.
     unsafe fn prefetch(ptr: *const Self::T);
+    /// Asks for the cache line at `ptr` to be in the second-level cache later; `ptr` may be any address.
+    unsafe fn prefetch_later(ptr: *const Self::T);
     /// Asks for the cache line at `ptr` to be owned soon, for it will be written; `ptr` may be any address.
     unsafe fn prefetch_write(ptr: *const Self::T);
     /// `dst[j * dst_stride + i] = src[i * src_stride + j]` for `i` in `0..rows` and `j` in `0..cols`, both at most
@@ -160,6 +166,9 @@ impl<T: Real, const L: usize> Simd for Portable<T, L> {
 
     #[inline(always)]
     unsafe fn prefetch(_: *const T) {}
+
+    #[inline(always)]
+    unsafe fn prefetch_later(_: *const T) {}
 
     #[inline(always)]
     unsafe fn prefetch_write(_: *const T) {}

@@ -306,6 +306,10 @@ fn shapes_of_training_agree_with_the_plain_product_and_split_without_a_trace() {
         (128, 512, 256, Rows, Columns),
         (128, 256, 10, Rows, Columns),
         (300, 700, 900, Columns, Columns),
+        // Several blocks of B, several groups of packed rows, and more of C than the second-level cache holds.
+        (100, 300, 300, Rows, Rows),
+        (150, 530, 300, Columns, Rows),
+        (520, 530, 40, Columns, Rows),
     ] {
         let case = plain_case(m, n, k, a, b);
         let one = check::<f32>(&case, &Serial);

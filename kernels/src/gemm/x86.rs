@@ -91,9 +91,22 @@ macro_rules! common {
         }
 
         #[inline(always)]
+        fn opaque(mut ptr: *const $t) -> *const $t {
+            // SAFETY: no instruction at all.
+            unsafe { std::arch::asm!("/* {0} */", inout(reg) ptr, options(pure, readonly, nostack, preserves_flags)) };
+            ptr
+        }
+
+        #[inline(always)]
         unsafe fn prefetch(ptr: *const $t) {
             // SAFETY: a prefetch of any address is harmless.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch_later(ptr: *const $t) {
+            // SAFETY: a prefetch of any address is harmless.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(ptr.cast()) }
         }
 
         #[inline(always)]
