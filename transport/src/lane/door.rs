@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::Arc;
 
 use mio::{Interest, Registry, Token};
@@ -23,7 +23,7 @@ use subtle::ConstantTimeEq;
 pub(crate) use super::memory::Memory;
 use super::{Key, PROOF};
 
-/// Callers at a door that have not shown a proof yet; the oldest goes for a new one.
+/// Callers at a door that have not shown a proof yet. For a new one the oldest goes, of another user if there is one.
 const CALLERS: usize = 8;
 
 fn address(key: &Key) -> io::Result<SocketAddr> {
@@ -53,13 +53,14 @@ impl Door {
     /// What the peer has brought, if it has been here.
     pub(crate) fn accept(&mut self, key: &Key, registry: &Registry, token: Token) -> Option<(Arc<Memory>, Bell)> {
         while let Ok((mut caller, _)) = self.listener.accept() {
-            let registered = registry.register(&mut caller, token, Interest::READABLE);
-            if registered.is_ok() && is_of_this_user(&caller) {
-                if self.callers.len() == CALLERS {
-                    self.callers.remove(0);
-                }
-                self.callers.push(caller);
+            if registry.register(&mut caller, token, Interest::READABLE).is_err() {
+                continue;
             }
+            if self.callers.len() == CALLERS {
+                let stranger = self.callers.iter().position(|c| !is_of_this_user(c));
+                self.callers.remove(stranger.unwrap_or(0));
+            }
+            self.callers.push(caller);
         }
         let mut at = 0;
         while at < self.callers.len() {
@@ -101,9 +102,8 @@ fn take_in(caller: &mio::net::UnixStream, key: &Key) -> io::Result<Memory> {
 /// # Errors
 /// There is no such door, as on another machine, or no memory.
 pub(crate) fn dial(key: &Key, registry: &Registry, token: Token) -> io::Result<(Arc<Memory>, Bell)> {
-    let stream = UnixStream::connect_addr(&address(key)?)?;
-    stream.set_nonblocking(true)?;
-    let mut stream = mio::net::UnixStream::from_std(stream);
+    // Never blocks: where too many others call, there is no door either.
+    let mut stream = mio::net::UnixStream::connect_addr(&address(key)?)?;
     registry.register(&mut stream, token, Interest::READABLE)?;
     let (memory, file) = Memory::create()?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -16,8 +16,7 @@
 //! Both sides derive a name and a proof from the secrets of their TLS session ([`Key`]). The side that was dialed listens at
 //! the name, in the abstract namespace of Unix sockets, which ends where the network namespace does: so a peer that cannot
 //! be reached so is on another machine, or in another container, and the connection goes on without a lane. The side that
-//! dialed sends the memory with the proof. Whoever is not this peer knows neither, and is not of the same user; what it sends
-//! is dropped. The name has the UDP port in it at which the one side has dialed the other: where something stands between them
+//! dialed sends the memory with the proof. Whoever is not this peer knows no proof; what it sends is dropped. The name has the UDP port in it at which the one side has dialed the other: where something stands between them
 //! that passes datagrams on, they do not meet, so nothing goes past it.
 //!
 //! # What a peer can do
