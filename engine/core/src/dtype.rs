@@ -32,8 +32,18 @@ pub enum DType {
     I64 = 9,
     /// Truth value, one byte, 0 or 1.
     Bool = 10,
+    /// 8-bit signed integer that stands for a real number in a range given beside it (`DT_QINT8`).
+    QI8 = 11,
+    /// 8-bit unsigned integer that stands for a real number (`DT_QUINT8`).
+    QU8 = 12,
+    /// 32-bit signed integer that stands for a real number (`DT_QINT32`).
+    QI32 = 13,
     /// Brain float: the upper half of an f32.
     BF16 = 14,
+    /// 16-bit signed integer that stands for a real number (`DT_QINT16`).
+    QI16 = 15,
+    /// 16-bit unsigned integer that stands for a real number (`DT_QUINT16`).
+    QU16 = 16,
     /// 16-bit unsigned integer.
     U16 = 17,
     /// Complex number of two 64-bit floats.
@@ -54,16 +64,20 @@ use DType::*;
 
 impl DType {
     /// Every type, in the order of TensorFlow's numbers.
-    pub const ALL: [DType; 18] = [
-        F32, F64, I32, U8, I16, I8, Str, C64, I64, Bool, BF16, U16, C128, F16, Resource, Variant, U32, U64,
+    pub const ALL: [DType; 23] = [
+        F32, F64, I32, U8, I16, I8, Str, C64, I64, Bool, QI8, QU8, QI32, BF16, QI16, QU16, U16, C128, F16, Resource,
+        Variant, U32, U64,
     ];
+
+    /// The quantised types: integers that stand for real numbers.
+    pub const QUANTIZED: [DType; 5] = [QI8, QU8, QI32, QI16, QU16];
 
     /// Bytes per element in a dense buffer; 0 for strings, resources and variants, which are not plain bytes.
     pub const fn size(self) -> usize {
         match self {
-            U8 | I8 | Bool => 1,
-            I16 | U16 | F16 | BF16 => 2,
-            F32 | I32 | U32 => 4,
+            U8 | I8 | Bool | QI8 | QU8 => 1,
+            I16 | U16 | F16 | BF16 | QI16 | QU16 => 2,
+            F32 | I32 | U32 | QI32 => 4,
             F64 | I64 | U64 | C64 => 8,
             C128 => 16,
             Str | Resource | Variant => 0,
@@ -85,7 +99,26 @@ impl DType {
         matches!(self, I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64)
     }
 
-    /// Integers, floats and complex numbers.
+    /// Integers that stand for real numbers: their meaning is the range that an operation gets beside them.
+    pub const fn is_quantized(self) -> bool {
+        matches!(self, QI8 | QU8 | QI32 | QI16 | QU16)
+    }
+
+    /// The type whose elements lie in memory as this one's do and that Rust has a type for: the integer of a
+    /// quantised type, any other type itself. A quantised tensor is read after
+    /// [`bitcast`](crate::Tensor::bitcast) to it, which copies nothing.
+    pub const fn storage(self) -> DType {
+        match self {
+            QI8 => I8,
+            QU8 => U8,
+            QI32 => I32,
+            QI16 => I16,
+            QU16 => U16,
+            other => other,
+        }
+    }
+
+    /// Integers, floats and complex numbers; quantised types are none of them, as they have no arithmetic of their own.
     pub const fn is_number(self) -> bool {
         self.is_float() || self.is_complex() || self.is_integer()
     }
@@ -108,7 +141,7 @@ impl DType {
     /// The type of TensorFlow's number `n` (a reference type, number + 100, gives its base type).
     ///
     /// # Errors
-    /// `UNIMPLEMENTED` for quantised and unknown types.
+    /// `UNIMPLEMENTED` for types narrower than a byte, 8-bit floats and unknown types.
     pub fn from_tf(n: i32) -> Result<DType> {
         let base = if n > 100 { n - 100 } else { n };
         DType::ALL
@@ -130,6 +163,11 @@ impl DType {
             C64 => "complex64",
             I64 => "int64",
             Bool => "bool",
+            QI8 => "qint8",
+            QU8 => "quint8",
+            QI32 => "qint32",
+            QI16 => "qint16",
+            QU16 => "quint16",
             BF16 => "bfloat16",
             U16 => "uint16",
             C128 => "complex128",
@@ -189,7 +227,7 @@ elements! {
 ///
 /// `dispatch!(dtype, T in [F32, F64] => expr, else expr)`: `expr` sees `T` as the Rust type; the `else` arm covers
 /// all other types. Groups: `floats`, `reals` (integers and floats), `numbers` (reals and complex), `plain`
-/// (numbers and bool), `integers`.
+/// (numbers and bool), `integers`. Quantised types are in none; dispatch on [`DType::storage`] reads them as integers.
 #[macro_export]
 macro_rules! dispatch {
     ($d:expr, $T:ident in floats => $body:expr, else $other:expr) => {
@@ -253,13 +291,23 @@ mod tests {
             assert_eq!(DType::from_tf(d.to_tf() + 100).unwrap(), d);
             assert_eq!(DType::from_name(d.name()), Some(d));
         }
-        assert!(DType::from_tf(11).is_err());
+        assert!(DType::from_tf(24).is_err());
         assert!(DType::from_tf(i32::MIN).is_err());
     }
 
     #[test]
+    fn a_quantised_type_lies_in_memory_as_an_integer() {
+        for d in DType::ALL {
+            assert_eq!(d.is_quantized(), DType::QUANTIZED.contains(&d), "{d}");
+            assert_eq!(d.is_quantized(), d.storage() != d, "{d}");
+            assert_eq!(d.storage().size(), d.size(), "{d}");
+            assert!(!d.is_quantized() || (d.storage().is_integer() && !d.is_number()), "{d}");
+        }
+    }
+
+    #[test]
     fn dispatch_picks_the_rust_type() {
-        let size = |d: DType| dispatch!(d, T in plain => std::mem::size_of::<T>(), else 0);
+        let size = |d: DType| dispatch!(d.storage(), T in plain => std::mem::size_of::<T>(), else 0);
         for d in DType::ALL {
             assert_eq!(size(d), d.size(), "{d}");
         }

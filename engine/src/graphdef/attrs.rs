@@ -26,7 +26,8 @@ impl From<ProtoError> for Error {
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` for a message that contradicts itself, `RESOURCE_EXHAUSTED` beyond the budget,
-/// `UNIMPLEMENTED` for dtypes that the engine does not have (quantised ones, resources, variants).
+/// `UNIMPLEMENTED` for dtypes that the engine does not have (8-bit floats, numbers narrower than a byte) and for
+/// resources and variants.
 pub fn tensor_from_message(message: &TensorProto, budget: &mut usize) -> Result<Tensor> {
     let PlainTensor { dtype, shape, data } = tensor_from_proto(message, *budget)?;
     let dtype = DType::from_tf(dtype as i32)?;

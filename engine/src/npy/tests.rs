@@ -24,7 +24,10 @@ fn read(descr: &str, shape: &str, data: &[u8]) -> Result<Tensor> {
 
 #[test]
 fn every_dtype_and_rank_round_trips() {
-    for d in DType::ALL.into_iter().filter(|d| d.is_plain() && *d != DType::BF16) {
+    for d in DType::ALL
+        .into_iter()
+        .filter(|d| d.is_plain() && *d != DType::BF16 && !d.is_quantized())
+    {
         for shape in [vec![], vec![3], vec![2, 3], vec![0, 4], vec![1, 2, 3, 1, 1]] {
             let n: usize = shape.iter().product();
             let bytes: Vec<u8> = (0..n * d.size()).map(|i| (i % 2) as u8).collect();

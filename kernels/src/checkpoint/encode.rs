@@ -3,6 +3,7 @@
 //! | dtype | in safetensors |
 //! |---|---|
 //! | numbers and bool | the same dtype and shape |
+//! | quantised integers | the integer dtype of the same width, the same shape |
 //! | complex64 | `C64` |
 //! | complex128 | `F64` with one more dimension of 2: real part, imaginary part |
 //! | string | `U8`, one dimension: the lengths of all strings, 8 bytes each (little-endian), then their bytes |
@@ -39,7 +40,7 @@ pub(super) struct Stored {
 /// # Errors
 /// `INVALID_ARGUMENT` for handles of resources and variants, which have no bytes.
 pub(super) fn stored_dtype(dtype: DType) -> Result<Dtype> {
-    Ok(match dtype {
+    Ok(match dtype.storage() {
         DType::Bool => Dtype::BOOL,
         DType::U8 | DType::Str => Dtype::U8,
         DType::I8 => Dtype::I8,
@@ -54,7 +55,8 @@ pub(super) fn stored_dtype(dtype: DType) -> Result<Dtype> {
         DType::F64 | DType::C128 => Dtype::F64,
         DType::I64 => Dtype::I64,
         DType::U64 => Dtype::U64,
-        DType::Resource | DType::Variant => {
+        // `storage` gives no quantised type.
+        DType::Resource | DType::Variant | DType::QI8 | DType::QU8 | DType::QI32 | DType::QI16 | DType::QU16 => {
             return Err(Error::invalid(format!("a {dtype} tensor cannot be saved")));
         }
     })

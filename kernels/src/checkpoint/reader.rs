@@ -18,7 +18,7 @@ use super::store::Location;
 pub enum Kind {
     /// One that the engine has.
     Known(DType),
-    /// Another one, by TensorFlow's number: quantised types.
+    /// Another one, by TensorFlow's number: 8-bit floats and numbers narrower than a byte.
     Foreign(i32),
 }
 

@@ -295,6 +295,12 @@ impl Loop1 {
         self
     }
 
+    /// The same loop with results of another type of the same size, which are the same bits.
+    pub fn with_output(mut self, d: DType) -> Loop1 {
+        self.output = super::renamed(self.output, self.output, d);
+        self
+    }
+
     /// The loop over half-precision elements that computes in f32; `None` unless this is an f32 loop.
     pub(super) fn in_half(self, half: Half) -> Option<Loop1> {
         (self.input == DType::F32 && self.half.is_none()).then(|| Loop1 {

@@ -12,6 +12,7 @@ pub mod math;
 pub mod matrix;
 pub mod nn;
 pub mod parse;
+pub mod quantized;
 pub mod queue;
 pub mod ragged;
 pub mod random;

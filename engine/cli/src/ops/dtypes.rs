@@ -22,9 +22,11 @@ pub(super) fn of(op: &OpDef) -> Vec<DType> {
 
 type Test = fn(DType) -> bool;
 
-const GROUPS: [(Test, &str); 9] = [
+const GROUPS: [(Test, &str); 11] = [
     (|_| true, "any"),
-    (DType::is_plain, "numbers, bool"),
+    (DType::is_plain, "numbers, bool, quantised"),
+    (|d| d.is_number() || d == DType::Bool, "numbers, bool"),
+    (DType::is_quantized, "quantised"),
     (DType::is_number, "numbers"),
     (|d| d.is_float() || d.is_integer(), "reals"),
     (|d| d.is_float() || d.is_complex(), "floats, complex"),
@@ -78,6 +80,9 @@ mod tests {
         assert_eq!(of(|d| d.is_number() && d != DType::U16), "numbers except uint16");
         assert_eq!(of(|d| d.is_integer() || d == DType::Bool), "integers, bool");
         assert_eq!(describe(&[DType::F32, DType::Str]), "float32, string");
+        assert_eq!(of(DType::is_quantized), "quantised");
+        assert_eq!(of(DType::is_plain), "numbers, bool, quantised");
+        assert_eq!(of(|d| d.is_number() || d == DType::Bool), "numbers, bool");
         assert_eq!(describe(&[]), "-");
     }
 }

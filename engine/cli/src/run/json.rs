@@ -63,6 +63,7 @@ fn elements(t: &Tensor) -> actorflow::Result<Vec<Value>> {
             .iter()
             .map(|s| json!(String::from_utf8_lossy(s)))
             .collect()),
+        d if d.is_quantized() => elements(&t.clone().bitcast(d.storage())?),
         d => Err(actorflow::Error::new(
             actorflow::Code::Unimplemented,
             format!("a {d} tensor has no JSON form; fetch what it refers to"),
@@ -85,6 +86,8 @@ mod tests {
             "[\"NaN\",\"-Infinity\"]"
         );
         assert_eq!(of(Tensor::scalar(Complex::<f64>::new(1.0, -2.0))), "[1.0,-2.0]");
+        let q = Tensor::from([-3i8, 4]).bitcast(DType::QI8).unwrap();
+        assert_eq!(of(q), "[-3,4]");
         assert_eq!(of(Tensor::from("hé")), "\"hé\"");
     }
 }

@@ -28,6 +28,10 @@ pub(crate) fn parse(text: &str, dtype: DType) -> Result<Tensor, String> {
     if dtype == DType::Str {
         return Tensor::strings(shape, items).map_err(|e| e.to_string());
     }
+    if dtype.is_quantized() {
+        let integers = parse(text, dtype.storage())?;
+        return integers.bitcast(dtype).map_err(|e| e.to_string());
+    }
     dispatch!(dtype, T in plain => {
         let values: Vec<T> = items.iter().map(|i| T::read(i)).collect::<Result<_, _>>()?;
         Tensor::from_slice(shape, &values).map_err(|e| e.to_string())
@@ -210,6 +214,8 @@ mod tests {
         );
         assert_eq!(parse("[]", DType::F32).unwrap().shape().dims(), [0]);
         assert_eq!(parse("[[],[]]", DType::F32).unwrap().shape().dims(), [2, 0]);
+        let q = parse("[0, 255]", DType::QU8).unwrap();
+        assert_eq!(q, Tensor::from([0u8, 255]).bitcast(DType::QU8).unwrap());
         assert!(parse("[-inf, nan, 1e3]", DType::F16).is_ok());
         assert_eq!(
             parse("1.5-2j", DType::C64).unwrap(),

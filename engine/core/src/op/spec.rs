@@ -198,6 +198,7 @@ fn types_of(word: &str) -> Option<Vec<DType>> {
     match word {
         "numbertype" => Some(real.into_iter().chain([C64, C128]).collect()),
         "realnumbertype" => Some(real.to_vec()),
+        "quantizedtype" => Some(DType::QUANTIZED.to_vec()),
         _ => None,
     }
 }
@@ -262,11 +263,7 @@ pub(super) fn attr(spec: &str) -> Result<AttrDef, String> {
             AttrKind::Str
         } else {
             let mut allowed = Vec::new();
-            // Quantised types are legal in TensorFlow's lists; the engine has none.
-            for w in words
-                .into_iter()
-                .filter(|w| !w.starts_with("qint") && !w.starts_with("quint"))
-            {
+            for w in words {
                 match (types_of(w), DType::from_name(w)) {
                     (Some(many), _) => allowed.extend(many),
                     (None, Some(d)) => allowed.push(d),
@@ -382,6 +379,9 @@ mod tests {
         );
         assert_eq!(attr("eps: float = 1e-3").unwrap().default, Some(AttrValue::Float(1e-3)));
         assert_eq!(attr("T: numbertype").unwrap().types.unwrap().len(), 14);
+        assert_eq!(attr("T: quantizedtype").unwrap().types.unwrap().len(), 5);
+        let q = attr("T: {quint8, float} = DT_QUINT8").unwrap();
+        assert_eq!(q.default, Some(AttrValue::Type(DType::QU8)));
         assert_eq!(attr("T: list(type) >= 1").unwrap().minimum, Some(1));
         assert!(attr("x: strange").is_err());
         assert_eq!(attr("c: string = ''").unwrap().default, Some(AttrValue::from("")));

@@ -31,6 +31,7 @@ fn element(t: &Tensor, i: usize) -> String {
         DType::Variant => "<variant>".into(),
         DType::C64 => show(t.as_slice::<Complex<f32>>().ok().and_then(|s| s.get(i)).map(complex)),
         DType::C128 => show(t.as_slice::<Complex<f64>>().ok().and_then(|s| s.get(i)).map(complex)),
+        d if d.is_quantized() => t.clone().bitcast(d.storage()).map_or("?".into(), |t| element(&t, i)),
         d => dispatch!(d, T in plain => {
             show(t.as_slice::<T>().ok().and_then(|s| s.get(i)).map(|x| format!("{x:?}")))
         }, else String::new()),
@@ -112,6 +113,8 @@ mod tests {
         assert_eq!(Tensor::from(z).to_string(), "[-3.0+4.0j, 0.5-infj]");
         let long = Tensor::from((0..1000i64).collect::<Vec<_>>());
         assert_eq!(long.to_string(), "[0, 1, 2, ..., 997, 998, 999]");
+        let q = Tensor::from([3u8, 255]).bitcast(DType::QU8).unwrap();
+        assert_eq!(format!("{q:?}"), "quint8[2] [3, 255]");
         assert_eq!(Tensor::zeros(DType::F32, [0, 3]).unwrap().to_string(), "[]");
     }
 }

@@ -42,11 +42,11 @@ pub fn batch_to_space_nd(input: &Output, block_shape: &Output, crops: &Output) -
 /// Inputs: `input: T`.
 ///
 /// Attributes:
-/// - `type_`: type of numbers
+/// - `type_`: type of numbers, bool, quantised except bool
 ///
 /// Outputs: `output: type`.
 ///
-/// Dtypes that follow from the inputs: `T`: numbers.
+/// Dtypes that follow from the inputs: `T`: numbers, bool, quantised except bool.
 ///
 /// No gradient is defined.
 #[inline]
@@ -223,6 +223,58 @@ impl DepthToSpaceBuilder {
     #[inline]
     pub fn data_format(self, data_format: &str) -> Self {
         Self(self.0.set("data_format", data_format.into()))
+    }
+}
+
+/// `Dequantize`: The real numbers that the integers of a quantised tensor stand for.
+///
+/// Inputs: `input: T`, `min_range: float32`, `max_range: float32`.
+///
+/// Optional attributes:
+/// - `mode`: string, one of `"MIN_COMBINED"`, `"MIN_FIRST"`, `"SCALED"`; `"MIN_COMBINED"` by default
+/// - `narrow_range`: bool; `false` by default
+/// - `axis`: int; `-1` by default
+/// - `dtype`: type of bfloat16, float32; `float32` by default
+///
+/// Outputs: `output: dtype`.
+///
+/// Dtypes that follow from the inputs: `T`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn dequantize(input: &Output, min_range: &Output, max_range: &Output) -> DequantizeBuilder {
+    DequantizeBuilder(Builder::new("Dequantize", input.graph()).input(input).input(min_range).input(max_range))
+}
+
+typed_builder! {
+    /// The node in the making of [`dequantize()`], with a method for each optional attribute.
+    DequantizeBuilder
+}
+
+impl DequantizeBuilder {
+    /// `mode`: string, one of `"MIN_COMBINED"`, `"MIN_FIRST"`, `"SCALED"`; `"MIN_COMBINED"` by default.
+    #[inline]
+    pub fn mode(self, mode: &str) -> Self {
+        Self(self.0.set("mode", mode.into()))
+    }
+
+    /// `narrow_range`: bool; `false` by default.
+    #[inline]
+    pub fn narrow_range(self, narrow_range: bool) -> Self {
+        Self(self.0.set("narrow_range", narrow_range.into()))
+    }
+
+    /// `axis`: int; `-1` by default.
+    #[inline]
+    pub fn axis(self, axis: i64) -> Self {
+        Self(self.0.set("axis", axis.into()))
+    }
+
+    /// `dtype`: type of bfloat16, float32; `float32` by default.
+    #[inline]
+    pub fn dtype(self, dtype: DType) -> Self {
+        Self(self.0.set("dtype", dtype.into()))
     }
 }
 
@@ -943,6 +995,65 @@ impl PreventGradientBuilder {
     }
 }
 
+/// `QuantizeAndDequantize`: QuantizeAndDequantizeV2 with a range of attributes; of files from before 2017.
+///
+/// Inputs: `input: T`.
+///
+/// Optional attributes:
+/// - `signed_input`: bool; `true` by default
+/// - `num_bits`: int; `8` by default
+/// - `range_given`: bool; `false` by default
+/// - `input_min`: float; `0` by default
+/// - `input_max`: float; `0` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: floats.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn quantize_and_dequantize(input: &Output) -> QuantizeAndDequantizeBuilder {
+    QuantizeAndDequantizeBuilder(Builder::new("QuantizeAndDequantize", input.graph()).input(input))
+}
+
+typed_builder! {
+    /// The node in the making of [`quantize_and_dequantize()`], with a method for each optional attribute.
+    QuantizeAndDequantizeBuilder
+}
+
+impl QuantizeAndDequantizeBuilder {
+    /// `signed_input`: bool; `true` by default.
+    #[inline]
+    pub fn signed_input(self, signed_input: bool) -> Self {
+        Self(self.0.set("signed_input", signed_input.into()))
+    }
+
+    /// `num_bits`: int; `8` by default.
+    #[inline]
+    pub fn num_bits(self, num_bits: i64) -> Self {
+        Self(self.0.set("num_bits", num_bits.into()))
+    }
+
+    /// `range_given`: bool; `false` by default.
+    #[inline]
+    pub fn range_given(self, range_given: bool) -> Self {
+        Self(self.0.set("range_given", range_given.into()))
+    }
+
+    /// `input_min`: float; `0` by default.
+    #[inline]
+    pub fn input_min(self, input_min: f32) -> Self {
+        Self(self.0.set("input_min", input_min.into()))
+    }
+
+    /// `input_max`: float; `0` by default.
+    #[inline]
+    pub fn input_max(self, input_max: f32) -> Self {
+        Self(self.0.set("input_max", input_max.into()))
+    }
+}
+
 /// `QuantizeAndDequantizeV2`: Rounds to multiples of a step such that the range holds in the given number of bits, zero among them.
 ///
 /// Inputs: `input: T`, `input_min: T`, `input_max: T`.
@@ -1196,6 +1307,111 @@ impl QuantizeAndDequantizeV4GradBuilder {
     pub fn axis(self, axis: i64) -> Self {
         Self(self.0.set("axis", axis.into()))
     }
+}
+
+/// `QuantizeV2`: Real numbers as the integers of a quantised type, which divide the range `min_range..max_range` evenly. The range is widened to include zero and to be no narrower than `ensure_minimum_range`; the outputs say how.
+///
+/// Inputs: `input: float32`, `min_range: float32`, `max_range: float32`.
+///
+/// Attributes:
+/// - `t`: type of quantised
+///
+/// Optional attributes:
+/// - `mode`: string, one of `"MIN_COMBINED"`, `"MIN_FIRST"`, `"SCALED"`; `"MIN_COMBINED"` by default
+/// - `round_mode`: string, one of `"HALF_AWAY_FROM_ZERO"`, `"HALF_TO_EVEN"`; `"HALF_AWAY_FROM_ZERO"` by default
+/// - `narrow_range`: bool; `false` by default
+/// - `axis`: int; `-1` by default
+/// - `ensure_minimum_range`: float; `0.01` by default
+///
+/// Outputs: `output: T`, `output_min: float32`, `output_max: float32`.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantize_v2(input: &Output, min_range: &Output, max_range: &Output, t: DType) -> QuantizeV2Builder {
+    QuantizeV2Builder(
+        Builder::new("QuantizeV2", input.graph())
+            .input(input)
+            .input(min_range)
+            .input(max_range)
+            .set("T", t.into()),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`quantize_v2()`], with a method for each optional attribute.
+    QuantizeV2Builder
+}
+
+impl QuantizeV2Builder {
+    /// `mode`: string, one of `"MIN_COMBINED"`, `"MIN_FIRST"`, `"SCALED"`; `"MIN_COMBINED"` by default.
+    #[inline]
+    pub fn mode(self, mode: &str) -> Self {
+        Self(self.0.set("mode", mode.into()))
+    }
+
+    /// `round_mode`: string, one of `"HALF_AWAY_FROM_ZERO"`, `"HALF_TO_EVEN"`; `"HALF_AWAY_FROM_ZERO"` by default.
+    #[inline]
+    pub fn round_mode(self, round_mode: &str) -> Self {
+        Self(self.0.set("round_mode", round_mode.into()))
+    }
+
+    /// `narrow_range`: bool; `false` by default.
+    #[inline]
+    pub fn narrow_range(self, narrow_range: bool) -> Self {
+        Self(self.0.set("narrow_range", narrow_range.into()))
+    }
+
+    /// `axis`: int; `-1` by default.
+    #[inline]
+    pub fn axis(self, axis: i64) -> Self {
+        Self(self.0.set("axis", axis.into()))
+    }
+
+    /// `ensure_minimum_range`: float; `0.01` by default.
+    #[inline]
+    pub fn ensure_minimum_range(self, ensure_minimum_range: f32) -> Self {
+        Self(self.0.set("ensure_minimum_range", ensure_minimum_range.into()))
+    }
+}
+
+/// `QuantizedConcat`: Joins quantised tensors along an axis, in a range that includes all of theirs.
+///
+/// Inputs: `concat_dim: int32`, `values: N * T`, `input_mins: N * float32`, `input_maxes: N * float32`.
+///
+/// Outputs: `output: T`, `output_min: float32`, `output_max: float32`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_concat(
+    concat_dim: &Output,
+    values: &[Output],
+    input_mins: &[Output],
+    input_maxes: &[Output],
+) -> Builder {
+    Builder::new("QuantizedConcat", concat_dim.graph())
+        .input(concat_dim)
+        .list(values)
+        .list(input_mins)
+        .list(input_maxes)
+}
+
+/// `QuantizedReshape`: Reshape of a quantised tensor; its range stays as it is.
+///
+/// Inputs: `tensor: T`, `shape: Tshape`, `input_min: float32`, `input_max: float32`.
+///
+/// Outputs: `output: T`, `output_min: float32`, `output_max: float32`.
+///
+/// Dtypes that follow from the inputs: `T`: any; `Tshape`: int32, int64.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_reshape(tensor: &Output, shape: &Output, input_min: &Output, input_max: &Output) -> Builder {
+    Builder::new("QuantizedReshape", tensor.graph()).input(tensor).input(shape).input(input_min).input(input_max)
 }
 
 /// `Range`: The numbers from `start` (inclusive) to `limit` (exclusive) in steps of `delta`.

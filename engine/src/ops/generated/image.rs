@@ -1129,6 +1129,55 @@ pub fn non_max_suppression_with_overlaps(
         .input(score_threshold)
 }
 
+/// `QuantizedResizeBilinear`: Resizes images of quantised numbers, interpolating linearly; their range stays as it is.
+///
+/// Inputs: `images: T`, `size: int32`, `min: float32`, `max: float32`.
+///
+/// Optional attributes:
+/// - `align_corners`: bool; `false` by default
+/// - `half_pixel_centers`: bool; `false` by default
+///
+/// Outputs: `resized_images: T`, `out_min: float32`, `out_max: float32`.
+///
+/// Dtypes that follow from the inputs: `T`: quint8, qint32, float32.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_resize_bilinear(
+    images: &Output,
+    size: &Output,
+    min: &Output,
+    max: &Output,
+) -> QuantizedResizeBilinearBuilder {
+    QuantizedResizeBilinearBuilder(
+        Builder::new("QuantizedResizeBilinear", images.graph())
+            .input(images)
+            .input(size)
+            .input(min)
+            .input(max),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`quantized_resize_bilinear()`], with a method for each optional attribute.
+    QuantizedResizeBilinearBuilder
+}
+
+impl QuantizedResizeBilinearBuilder {
+    /// `align_corners`: bool; `false` by default.
+    #[inline]
+    pub fn align_corners(self, align_corners: bool) -> Self {
+        Self(self.0.set("align_corners", align_corners.into()))
+    }
+
+    /// `half_pixel_centers`: bool; `false` by default.
+    #[inline]
+    pub fn half_pixel_centers(self, half_pixel_centers: bool) -> Self {
+        Self(self.0.set("half_pixel_centers", half_pixel_centers.into()))
+    }
+}
+
 /// `RGBToHSV`: Converts pixels from red, green, blue to hue, saturation, value.
 ///
 /// Inputs: `images: T`.

@@ -1717,6 +1717,125 @@ pub fn pow(x: &Output, y: &Output) -> Builder {
     Builder::new("Pow", x.graph()).input(x).input(y)
 }
 
+/// `QuantizeDownAndShrinkRange`: Quantised numbers in the range that they fill, and another type.
+///
+/// Inputs: `input: Tinput`, `input_min: float32`, `input_max: float32`.
+///
+/// Attributes:
+/// - `out_type`: type of quantised
+///
+/// Outputs: `output: out_type`, `output_min: float32`, `output_max: float32`.
+///
+/// Dtypes that follow from the inputs: `Tinput`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantize_down_and_shrink_range(
+    input: &Output,
+    input_min: &Output,
+    input_max: &Output,
+    out_type: DType,
+) -> Builder {
+    Builder::new("QuantizeDownAndShrinkRange", input.graph())
+        .input(input)
+        .input(input_min)
+        .input(input_max)
+        .set("out_type", out_type.into())
+}
+
+/// `QuantizedAdd`: x + y of quantised numbers of 8 bits, broadcast, as 32-bit ones.
+///
+/// Inputs: `x: T1`, `y: T2`, `min_x: float32`, `max_x: float32`, `min_y: float32`, `max_y: float32`.
+///
+/// Optional attributes:
+/// - `toutput`: type of quantised; `qint32` by default
+///
+/// Outputs: `z: Toutput`, `min_z: float32`, `max_z: float32`.
+///
+/// Dtypes that follow from the inputs: `T1`: quantised; `T2`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_add(
+    x: &Output,
+    y: &Output,
+    min_x: &Output,
+    max_x: &Output,
+    min_y: &Output,
+    max_y: &Output,
+) -> QuantizedAddBuilder {
+    QuantizedAddBuilder(
+        Builder::new("QuantizedAdd", x.graph())
+            .input(x)
+            .input(y)
+            .input(min_x)
+            .input(max_x)
+            .input(min_y)
+            .input(max_y),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`quantized_add()`], with a method for each optional attribute.
+    QuantizedAddBuilder
+}
+
+impl QuantizedAddBuilder {
+    /// `Toutput`: type of quantised; `qint32` by default.
+    #[inline]
+    pub fn toutput(self, toutput: DType) -> Self {
+        Self(self.0.set("Toutput", toutput.into()))
+    }
+}
+
+/// `QuantizedMul`: x \* y of quantised numbers of 8 bits, broadcast, as 32-bit ones.
+///
+/// Inputs: `x: T1`, `y: T2`, `min_x: float32`, `max_x: float32`, `min_y: float32`, `max_y: float32`.
+///
+/// Optional attributes:
+/// - `toutput`: type of quantised; `qint32` by default
+///
+/// Outputs: `z: Toutput`, `min_z: float32`, `max_z: float32`.
+///
+/// Dtypes that follow from the inputs: `T1`: quantised; `T2`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_mul(
+    x: &Output,
+    y: &Output,
+    min_x: &Output,
+    max_x: &Output,
+    min_y: &Output,
+    max_y: &Output,
+) -> QuantizedMulBuilder {
+    QuantizedMulBuilder(
+        Builder::new("QuantizedMul", x.graph())
+            .input(x)
+            .input(y)
+            .input(min_x)
+            .input(max_x)
+            .input(min_y)
+            .input(max_y),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`quantized_mul()`], with a method for each optional attribute.
+    QuantizedMulBuilder
+}
+
+impl QuantizedMulBuilder {
+    /// `Toutput`: type of quantised; `qint32` by default.
+    #[inline]
+    pub fn toutput(self, toutput: DType) -> Self {
+        Self(self.0.set("Toutput", toutput.into()))
+    }
+}
+
 /// `Real`: The real part.
 ///
 /// Inputs: `input: T`.
@@ -1791,6 +1910,123 @@ pub fn reciprocal(x: &Output) -> Builder {
 #[track_caller]
 pub fn reciprocal_grad(y: &Output, dy: &Output) -> Builder {
     Builder::new("ReciprocalGrad", y.graph()).input(y).input(dy)
+}
+
+/// `RequantizationRange`: The range that quantised numbers fill, zero included at its lower end.
+///
+/// Inputs: `input: Tinput`, `input_min: float32`, `input_max: float32`.
+///
+/// Outputs: `output_min: float32`, `output_max: float32`.
+///
+/// Dtypes that follow from the inputs: `Tinput`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn requantization_range(input: &Output, input_min: &Output, input_max: &Output) -> Builder {
+    Builder::new("RequantizationRange", input.graph()).input(input).input(input_min).input(input_max)
+}
+
+/// `RequantizationRangePerChannel`: The range, up to `clip_value_max`, that images fill whose channels have ranges of their own.
+///
+/// Inputs: `input: T`, `input_min: float32`, `input_max: float32`.
+///
+/// Attributes:
+/// - `clip_value_max`: float
+///
+/// Outputs: `output_min: float32`, `output_max: float32`.
+///
+/// Dtypes that follow from the inputs: `T`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn requantization_range_per_channel(
+    input: &Output,
+    input_min: &Output,
+    input_max: &Output,
+    clip_value_max: f32,
+) -> Builder {
+    Builder::new("RequantizationRangePerChannel", input.graph())
+        .input(input)
+        .input(input_min)
+        .input(input_max)
+        .set("clip_value_max", clip_value_max.into())
+}
+
+/// `Requantize`: Quantised numbers in another range, which includes zero, and another type.
+///
+/// Inputs: `input: Tinput`, `input_min: float32`, `input_max: float32`, `requested_output_min: float32`, `requested_output_max: float32`.
+///
+/// Attributes:
+/// - `out_type`: type of quantised
+///
+/// Outputs: `output: out_type`, `output_min: float32`, `output_max: float32`.
+///
+/// Dtypes that follow from the inputs: `Tinput`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn requantize(
+    input: &Output,
+    input_min: &Output,
+    input_max: &Output,
+    requested_output_min: &Output,
+    requested_output_max: &Output,
+    out_type: DType,
+) -> Builder {
+    Builder::new("Requantize", input.graph())
+        .input(input)
+        .input(input_min)
+        .input(input_max)
+        .input(requested_output_min)
+        .input(requested_output_max)
+        .set("out_type", out_type.into())
+}
+
+/// `RequantizePerChannel`: 32-bit quantised numbers, every channel in a range of its own, in one range of 8 bits.
+///
+/// Inputs: `input: T`, `input_min: float32`, `input_max: float32`, `requested_output_min: float32`, `requested_output_max: float32`.
+///
+/// Optional attributes:
+/// - `out_type`: type of quantised; `quint8` by default
+///
+/// Outputs: `output: out_type`, `output_min: float32`, `output_max: float32`.
+///
+/// Dtypes that follow from the inputs: `T`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn requantize_per_channel(
+    input: &Output,
+    input_min: &Output,
+    input_max: &Output,
+    requested_output_min: &Output,
+    requested_output_max: &Output,
+) -> RequantizePerChannelBuilder {
+    RequantizePerChannelBuilder(
+        Builder::new("RequantizePerChannel", input.graph())
+            .input(input)
+            .input(input_min)
+            .input(input_max)
+            .input(requested_output_min)
+            .input(requested_output_max),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`requantize_per_channel()`], with a method for each optional attribute.
+    RequantizePerChannelBuilder
+}
+
+impl RequantizePerChannelBuilder {
+    /// `out_type`: type of quantised; `quint8` by default.
+    #[inline]
+    pub fn out_type(self, out_type: DType) -> Self {
+        Self(self.0.set("out_type", out_type.into()))
+    }
 }
 
 /// `RightShift`: x shifted right by y bits, keeping its sign; y is held within 0 and the width less one.

@@ -840,6 +840,73 @@ impl QrBuilder {
     }
 }
 
+/// `QuantizedMatMul`: The product of two matrices of 8-bit quantised numbers, as 32-bit ones.
+///
+/// Inputs: `a: T1`, `b: T2`, `min_a: float32`, `max_a: float32`, `min_b: float32`, `max_b: float32`.
+///
+/// Optional attributes:
+/// - `toutput`: type of quantised; `qint32` by default
+/// - `transpose_a`: bool; `false` by default
+/// - `transpose_b`: bool; `false` by default
+/// - `tactivation`: type of quantised; `quint8` by default
+///
+/// Outputs: `out: Toutput`, `min_out: float32`, `max_out: float32`.
+///
+/// Dtypes that follow from the inputs: `T1`: quantised; `T2`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_mat_mul(
+    a: &Output,
+    b: &Output,
+    min_a: &Output,
+    max_a: &Output,
+    min_b: &Output,
+    max_b: &Output,
+) -> QuantizedMatMulBuilder {
+    QuantizedMatMulBuilder(
+        Builder::new("QuantizedMatMul", a.graph())
+            .input(a)
+            .input(b)
+            .input(min_a)
+            .input(max_a)
+            .input(min_b)
+            .input(max_b),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`quantized_mat_mul()`], with a method for each optional attribute.
+    QuantizedMatMulBuilder
+}
+
+impl QuantizedMatMulBuilder {
+    /// `Toutput`: type of quantised; `qint32` by default.
+    #[inline]
+    pub fn toutput(self, toutput: DType) -> Self {
+        Self(self.0.set("Toutput", toutput.into()))
+    }
+
+    /// `transpose_a`: bool; `false` by default.
+    #[inline]
+    pub fn transpose_a(self, transpose_a: bool) -> Self {
+        Self(self.0.set("transpose_a", transpose_a.into()))
+    }
+
+    /// `transpose_b`: bool; `false` by default.
+    #[inline]
+    pub fn transpose_b(self, transpose_b: bool) -> Self {
+        Self(self.0.set("transpose_b", transpose_b.into()))
+    }
+
+    /// `Tactivation`: type of quantised; `quint8` by default.
+    #[inline]
+    pub fn tactivation(self, tactivation: DType) -> Self {
+        Self(self.0.set("Tactivation", tactivation.into()))
+    }
+}
+
 /// `SelfAdjointEig`: Eigenvalues, as the first row, and eigenvectors (columns) of self-adjoint matrices.
 ///
 /// Inputs: `input: T`.

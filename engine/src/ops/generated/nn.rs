@@ -3838,6 +3838,396 @@ impl NthElementBuilder {
     }
 }
 
+/// `QuantizedAvgPool`: The mean of every window, quantised, its fraction dropped.
+///
+/// Inputs: `input: T`, `min_input: float32`, `max_input: float32`.
+///
+/// Attributes:
+/// - `ksize`: list(int)
+/// - `strides`: list(int)
+/// - `padding`: string, one of `"SAME"`, `"VALID"`
+///
+/// Outputs: `output: T`, `min_output: float32`, `max_output: float32`.
+///
+/// Dtypes that follow from the inputs: `T`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_avg_pool(
+    input: &Output,
+    min_input: &Output,
+    max_input: &Output,
+    ksize: &[i64],
+    strides: &[i64],
+    padding: &str,
+) -> Builder {
+    Builder::new("QuantizedAvgPool", input.graph())
+        .input(input)
+        .input(min_input)
+        .input(max_input)
+        .set("ksize", ksize.into())
+        .set("strides", strides.into())
+        .set("padding", padding.into())
+}
+
+/// `QuantizedBatchNormWithGlobalNormalization`: BatchNormWithGlobalNormalization of quantised numbers, in fixed-point arithmetic.
+///
+/// Inputs: `t: Tinput`, `t_min: float32`, `t_max: float32`, `m: Tinput`, `m_min: float32`, `m_max: float32`, `v: Tinput`, `v_min: float32`, `v_max: float32`, `beta: Tinput`, `beta_min: float32`, `beta_max: float32`, `gamma: Tinput`, `gamma_min: float32`, `gamma_max: float32`.
+///
+/// Attributes:
+/// - `out_type`: type of quantised
+/// - `variance_epsilon`: float
+/// - `scale_after_normalization`: bool
+///
+/// Outputs: `result: out_type`, `result_min: float32`, `result_max: float32`.
+///
+/// Dtypes that follow from the inputs: `Tinput`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_batch_norm_with_global_normalization(
+    t: &Output,
+    t_min: &Output,
+    t_max: &Output,
+    m: &Output,
+    m_min: &Output,
+    m_max: &Output,
+    v: &Output,
+    v_min: &Output,
+    v_max: &Output,
+    beta: &Output,
+    beta_min: &Output,
+    beta_max: &Output,
+    gamma: &Output,
+    gamma_min: &Output,
+    gamma_max: &Output,
+    out_type: DType,
+    variance_epsilon: f32,
+    scale_after_normalization: bool,
+) -> Builder {
+    Builder::new("QuantizedBatchNormWithGlobalNormalization", t.graph())
+        .input(t)
+        .input(t_min)
+        .input(t_max)
+        .input(m)
+        .input(m_min)
+        .input(m_max)
+        .input(v)
+        .input(v_min)
+        .input(v_max)
+        .input(beta)
+        .input(beta_min)
+        .input(beta_max)
+        .input(gamma)
+        .input(gamma_min)
+        .input(gamma_max)
+        .set("out_type", out_type.into())
+        .set("variance_epsilon", variance_epsilon.into())
+        .set("scale_after_normalization", scale_after_normalization.into())
+}
+
+/// `QuantizedBiasAdd`: Adds a bias to every channel, the last dimension, of quantised numbers.
+///
+/// Inputs: `input: T1`, `bias: T2`, `min_input: float32`, `max_input: float32`, `min_bias: float32`, `max_bias: float32`.
+///
+/// Attributes:
+/// - `out_type`: type of quantised
+///
+/// Outputs: `output: out_type`, `min_out: float32`, `max_out: float32`.
+///
+/// Dtypes that follow from the inputs: `T1`: quantised; `T2`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_bias_add(
+    input: &Output,
+    bias: &Output,
+    min_input: &Output,
+    max_input: &Output,
+    min_bias: &Output,
+    max_bias: &Output,
+    out_type: DType,
+) -> Builder {
+    Builder::new("QuantizedBiasAdd", input.graph())
+        .input(input)
+        .input(bias)
+        .input(min_input)
+        .input(max_input)
+        .input(min_bias)
+        .input(max_bias)
+        .set("out_type", out_type.into())
+}
+
+/// `QuantizedConv2D`: The convolution of images with a filter, both 8-bit quantised numbers, as 32-bit ones.
+///
+/// Inputs: `input: Tinput`, `filter: Tfilter`, `min_input: float32`, `max_input: float32`, `min_filter: float32`, `max_filter: float32`.
+///
+/// Attributes:
+/// - `strides`: list(int)
+/// - `padding`: string, one of `"SAME"`, `"VALID"`
+///
+/// Optional attributes:
+/// - `out_type`: type of quantised; `qint32` by default
+/// - `dilations`: list(int); `[1, 1, 1, 1]` by default
+///
+/// Outputs: `output: out_type`, `min_output: float32`, `max_output: float32`.
+///
+/// Dtypes that follow from the inputs: `Tinput`: quantised; `Tfilter`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_conv2d(
+    input: &Output,
+    filter: &Output,
+    min_input: &Output,
+    max_input: &Output,
+    min_filter: &Output,
+    max_filter: &Output,
+    strides: &[i64],
+    padding: &str,
+) -> QuantizedConv2DBuilder {
+    QuantizedConv2DBuilder(
+        Builder::new("QuantizedConv2D", input.graph())
+            .input(input)
+            .input(filter)
+            .input(min_input)
+            .input(max_input)
+            .input(min_filter)
+            .input(max_filter)
+            .set("strides", strides.into())
+            .set("padding", padding.into()),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`quantized_conv2d()`], with a method for each optional attribute.
+    QuantizedConv2DBuilder
+}
+
+impl QuantizedConv2DBuilder {
+    /// `out_type`: type of quantised; `qint32` by default.
+    #[inline]
+    pub fn out_type(self, out_type: DType) -> Self {
+        Self(self.0.set("out_type", out_type.into()))
+    }
+
+    /// `dilations`: list(int); `[1, 1, 1, 1]` by default.
+    #[inline]
+    pub fn dilations(self, dilations: &[i64]) -> Self {
+        Self(self.0.set("dilations", dilations.into()))
+    }
+}
+
+/// `QuantizedInstanceNorm`: Every channel of every image brought to mean 0 and variance 1, in 8 bits.
+///
+/// Inputs: `x: T`, `x_min: float32`, `x_max: float32`.
+///
+/// Optional attributes:
+/// - `output_range_given`: bool; `false` by default
+/// - `given_y_min`: float; `0` by default
+/// - `given_y_max`: float; `0` by default
+/// - `variance_epsilon`: float; `0.00001` by default
+/// - `min_separation`: float; `0.001` by default
+///
+/// Outputs: `y: T`, `y_min: float32`, `y_max: float32`.
+///
+/// Dtypes that follow from the inputs: `T`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_instance_norm(x: &Output, x_min: &Output, x_max: &Output) -> QuantizedInstanceNormBuilder {
+    QuantizedInstanceNormBuilder(Builder::new("QuantizedInstanceNorm", x.graph()).input(x).input(x_min).input(x_max))
+}
+
+typed_builder! {
+    /// The node in the making of [`quantized_instance_norm()`], with a method for each optional attribute.
+    QuantizedInstanceNormBuilder
+}
+
+impl QuantizedInstanceNormBuilder {
+    /// `output_range_given`: bool; `false` by default.
+    #[inline]
+    pub fn output_range_given(self, output_range_given: bool) -> Self {
+        Self(self.0.set("output_range_given", output_range_given.into()))
+    }
+
+    /// `given_y_min`: float; `0` by default.
+    #[inline]
+    pub fn given_y_min(self, given_y_min: f32) -> Self {
+        Self(self.0.set("given_y_min", given_y_min.into()))
+    }
+
+    /// `given_y_max`: float; `0` by default.
+    #[inline]
+    pub fn given_y_max(self, given_y_max: f32) -> Self {
+        Self(self.0.set("given_y_max", given_y_max.into()))
+    }
+
+    /// `variance_epsilon`: float; `0.00001` by default.
+    #[inline]
+    pub fn variance_epsilon(self, variance_epsilon: f32) -> Self {
+        Self(self.0.set("variance_epsilon", variance_epsilon.into()))
+    }
+
+    /// `min_separation`: float; `0.001` by default.
+    #[inline]
+    pub fn min_separation(self, min_separation: f32) -> Self {
+        Self(self.0.set("min_separation", min_separation.into()))
+    }
+}
+
+/// `QuantizedMaxPool`: The largest element of every window, quantised.
+///
+/// Inputs: `input: T`, `min_input: float32`, `max_input: float32`.
+///
+/// Attributes:
+/// - `ksize`: list(int)
+/// - `strides`: list(int)
+/// - `padding`: string, one of `"SAME"`, `"VALID"`
+///
+/// Outputs: `output: T`, `min_output: float32`, `max_output: float32`.
+///
+/// Dtypes that follow from the inputs: `T`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_max_pool(
+    input: &Output,
+    min_input: &Output,
+    max_input: &Output,
+    ksize: &[i64],
+    strides: &[i64],
+    padding: &str,
+) -> Builder {
+    Builder::new("QuantizedMaxPool", input.graph())
+        .input(input)
+        .input(min_input)
+        .input(max_input)
+        .set("ksize", ksize.into())
+        .set("strides", strides.into())
+        .set("padding", padding.into())
+}
+
+/// `QuantizedRelu`: max(x, 0) of quantised numbers.
+///
+/// Inputs: `features: Tinput`, `min_features: float32`, `max_features: float32`.
+///
+/// Optional attributes:
+/// - `out_type`: type of quantised; `quint8` by default
+///
+/// Outputs: `activations: out_type`, `min_activations: float32`, `max_activations: float32`.
+///
+/// Dtypes that follow from the inputs: `Tinput`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_relu(features: &Output, min_features: &Output, max_features: &Output) -> QuantizedReluBuilder {
+    QuantizedReluBuilder(
+        Builder::new("QuantizedRelu", features.graph())
+            .input(features)
+            .input(min_features)
+            .input(max_features),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`quantized_relu()`], with a method for each optional attribute.
+    QuantizedReluBuilder
+}
+
+impl QuantizedReluBuilder {
+    /// `out_type`: type of quantised; `quint8` by default.
+    #[inline]
+    pub fn out_type(self, out_type: DType) -> Self {
+        Self(self.0.set("out_type", out_type.into()))
+    }
+}
+
+/// `QuantizedRelu6`: min(max(x, 0), 6) of quantised numbers.
+///
+/// Inputs: `features: Tinput`, `min_features: float32`, `max_features: float32`.
+///
+/// Optional attributes:
+/// - `out_type`: type of quantised; `quint8` by default
+///
+/// Outputs: `activations: out_type`, `min_activations: float32`, `max_activations: float32`.
+///
+/// Dtypes that follow from the inputs: `Tinput`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_relu6(features: &Output, min_features: &Output, max_features: &Output) -> QuantizedRelu6Builder {
+    QuantizedRelu6Builder(
+        Builder::new("QuantizedRelu6", features.graph())
+            .input(features)
+            .input(min_features)
+            .input(max_features),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`quantized_relu6()`], with a method for each optional attribute.
+    QuantizedRelu6Builder
+}
+
+impl QuantizedRelu6Builder {
+    /// `out_type`: type of quantised; `quint8` by default.
+    #[inline]
+    pub fn out_type(self, out_type: DType) -> Self {
+        Self(self.0.set("out_type", out_type.into()))
+    }
+}
+
+/// `QuantizedReluX`: min(max(x, 0), max\_value) of quantised numbers.
+///
+/// Inputs: `features: Tinput`, `max_value: float32`, `min_features: float32`, `max_features: float32`.
+///
+/// Optional attributes:
+/// - `out_type`: type of quantised; `quint8` by default
+///
+/// Outputs: `activations: out_type`, `min_activations: float32`, `max_activations: float32`.
+///
+/// Dtypes that follow from the inputs: `Tinput`: quantised.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn quantized_relu_x(
+    features: &Output,
+    max_value: &Output,
+    min_features: &Output,
+    max_features: &Output,
+) -> QuantizedReluXBuilder {
+    QuantizedReluXBuilder(
+        Builder::new("QuantizedReluX", features.graph())
+            .input(features)
+            .input(max_value)
+            .input(min_features)
+            .input(max_features),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`quantized_relu_x()`], with a method for each optional attribute.
+    QuantizedReluXBuilder
+}
+
+impl QuantizedReluXBuilder {
+    /// `out_type`: type of quantised; `quint8` by default.
+    #[inline]
+    pub fn out_type(self, out_type: DType) -> Self {
+        Self(self.0.set("out_type", out_type.into()))
+    }
+}
+
 /// `Relu`: Rectified linear: max(features, 0).
 ///
 /// Inputs: `features: T`.

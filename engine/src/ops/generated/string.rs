@@ -17,7 +17,7 @@ use crate::{DType, Graph, Output};
 ///
 /// Outputs: `output: string`.
 ///
-/// Dtypes that follow from the inputs: `T`: any except resource.
+/// Dtypes that follow from the inputs: `T`: numbers, bool, variant, string.
 ///
 /// Gradients stop here.
 #[inline]

@@ -138,7 +138,7 @@ fn data(message: &[u8]) -> Result<&[u8]> {
 
 /// The field of a `TensorProto` that has the elements of a dtype, and their width there; 0 for numbers of any length.
 fn field_of(dtype: DType) -> Option<(u64, usize)> {
-    Some(match dtype {
+    Some(match dtype.storage() {
         DType::F32 => (5, 4),
         DType::F64 => (6, 8),
         DType::I32 | DType::I16 | DType::I8 | DType::U8 | DType::U16 => (7, 0),
@@ -149,6 +149,8 @@ fn field_of(dtype: DType) -> Option<(u64, usize)> {
         DType::F16 | DType::BF16 => (13, 0),
         DType::U32 => (16, 0),
         DType::U64 => (17, 0),
+        // `storage` gives no quantised type.
+        DType::QI8 | DType::QU8 | DType::QI32 | DType::QI16 | DType::QU16 => return None,
         DType::Str | DType::Resource | DType::Variant => return None,
     })
 }

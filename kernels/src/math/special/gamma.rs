@@ -146,13 +146,19 @@ pub fn polygamma(n: f64, x: f64) -> f64 {
         return digamma(x);
     }
     if n == f64::INFINITY {
-        return if x.is_nan() { f64::NAN } else { f64::INFINITY };
+        // Infinity times zeta, which is 0 beyond 1.
+        return if x <= 1.0 { f64::INFINITY } else { f64::NAN };
     }
-    let z = zeta(n + 1.0, x);
+    let next = n + 1.0;
+    let z = zeta(next, x);
+    if n > 170.0 && z == 0.0 {
+        return f64::NAN;
+    }
     let size = if n <= 170.0 {
         (2..=n as u32).fold(1.0, |product, k| product * k as f64) * z
     } else {
         (lgamma(n + 1.0) + z.abs().ln()).exp().copysign(z)
     };
-    if n % 2.0 == 0.0 { -size } else { size }
+    // The sign is that of (-1)^(n + 1) as it is computed: even where 1 does not change n.
+    if next % 2.0 == 0.0 { size } else { -size }
 }

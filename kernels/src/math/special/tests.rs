@@ -154,6 +154,8 @@ fn zeta_and_polygamma_at_their_poles() {
     assert_eq!((polygamma(1.0, 0.0), polygamma(3.0, -2.0)), (INF, INF));
     assert!(polygamma(2.0, 0.0).is_nan() && polygamma(0.5, 1.0).is_nan() && polygamma(-1.0, 1.0).is_nan());
     assert_eq!(polygamma(0.0, 4.0), digamma(4.0));
+    assert_eq!((polygamma(INF, 0.5), polygamma(1e30, 1.0)), (INF, INF));
+    assert!(polygamma(INF, 2.0).is_nan() && polygamma(1e30, 7.0).is_nan());
     let far = zeta(2.0, -1e15 + 0.5);
     assert!((far - 9.869_604_401_089_358).abs() < 1e-13, "{far}");
 }

@@ -29,14 +29,22 @@ fn v2(inputs: usize) -> Places {
 
 fn infer(cx: &ShapeContext<'_>, at: Places) -> Result<Vec<PartialShape>> {
     let values = &cx.inputs()[at.first..at.first + cx.num_inputs() - 1];
+    Ok(vec![joined_shape(values, cx.constant_i64(at.axis))?])
+}
+
+/// The shape of the tensors joined along an axis, if that is known.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if they do not fit each other.
+pub(crate) fn joined_shape(values: &[PartialShape], axis: Option<i64>) -> Result<PartialShape> {
     let Some(rank) = values.iter().find_map(PartialShape::rank) else {
-        return Ok(vec![PartialShape::UNKNOWN]);
+        return Ok(PartialShape::UNKNOWN);
     };
-    let Some(axis) = cx.constant_i64(at.axis) else {
+    let Some(axis) = axis else {
         for v in values {
             v.with_rank(rank)?;
         }
-        return Ok(vec![PartialShape::of_rank(rank)]);
+        return Ok(PartialShape::of_rank(rank));
     };
     let axis = resolve_axis(axis, rank)?;
     let mut all = PartialShape::of_rank(rank);
@@ -46,7 +54,7 @@ fn infer(cx: &ShapeContext<'_>, at: Places) -> Result<Vec<PartialShape>> {
         sum = sum.zip(v.dim(axis)).and_then(|(a, b)| a.checked_add(b));
         all = all.merge(&v.with_dim(axis, None))?;
     }
-    Ok(vec![all.with_dim(axis, sum)])
+    Ok(all.with_dim(axis, sum))
 }
 
 fn run(cx: &mut OpContext<'_>, at: Places) -> Result<()> {
@@ -55,8 +63,18 @@ fn run(cx: &mut OpContext<'_>, at: Places) -> Result<()> {
     let sources = (at.first..at.first + n)
         .map(|i| cx.input(i))
         .collect::<Result<Vec<_>>>()?;
+    let axis = resolve_axis(axis, sources[0].shape().rank())?;
+    let t = join(cx, &sources, axis)?;
+    cx.set_output(0, t);
+    Ok(())
+}
+
+/// The tensors, at least one, joined along axis `axis`.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if their shapes do not fit each other.
+pub(crate) fn join(cx: &OpContext<'_>, sources: &[&Tensor], axis: usize) -> Result<Tensor> {
     let first = sources[0].shape();
-    let axis = resolve_axis(axis, first.rank())?;
     let mut length = 0usize;
     for (i, s) in sources.iter().enumerate() {
         let s = s.shape();
@@ -95,9 +113,7 @@ fn run(cx: &mut OpContext<'_>, at: Places) -> Result<()> {
             copy
         })
         .collect();
-    let t = moves::build(cx, sources[0].dtype(), shape, Fill::Any, &sources, &Copies(&copies))?;
-    cx.set_output(0, t);
-    Ok(())
+    moves::build(cx, sources[0].dtype(), shape, Fill::Any, sources, &Copies(&copies))
 }
 
 /// The parts of the gradient that belong to the inputs: a split where the lengths are known when the graph is

@@ -1,4 +1,4 @@
-//! `QuantizeAndDequantizeV2`, `V3`, `V4`, `V4Grad`: numbers rounded to what a quantised type could hold.
+//! `QuantizeAndDequantize`, `QuantizeAndDequantizeV2`, `V3`, `V4`, `V4Grad`: numbers rounded to what a quantised type could hold.
 
 use actorflow_core::error::{Error, Result};
 use actorflow_core::gradient::{Grad, GradContext};
@@ -15,6 +15,7 @@ use crate::math::real::Real;
 trait Quantized: Real + Element {
     const GREATEST: Self;
     fn from_int(x: i64) -> Self;
+    fn of(x: f32) -> Self;
     fn half_even(self) -> Self;
     fn half() -> Self;
 }
@@ -25,6 +26,9 @@ macro_rules! quantized {
             const GREATEST: Self = $t::MAX;
             fn from_int(x: i64) -> Self {
                 x as $t
+            }
+            fn of(x: f32) -> Self {
+                x.into()
             }
             #[inline(always)]
             fn half_even(self) -> Self {
@@ -54,9 +58,12 @@ impl Quantizer {
         Ok(Quantizer {
             signed: attrs.bool("signed_input")?,
             range_given: attrs.bool("range_given")?,
-            narrow: attrs.bool("narrow_range")?,
+            narrow: attrs.get("narrow_range").is_some() && attrs.bool("narrow_range")?,
             half_up: attrs.get("round_mode").is_some() && attrs.str("round_mode")? == "HALF_UP",
-            axis: attrs.int("axis")?,
+            axis: match attrs.get("axis") {
+                Some(_) => attrs.int("axis")?,
+                None => -1,
+            },
         })
     }
 
@@ -114,10 +121,10 @@ impl Quantizer {
         }
     }
 
-    fn run<T: Quantized>(self, cx: &mut OpContext<'_>, bits: i64) -> Result<Tensor> {
+    /// Quantises input 0 in the given ranges: one, or one for each slice along the axis.
+    fn run<T: Quantized>(self, cx: &mut OpContext<'_>, bits: i64, (min, max): (Tensor, Tensor)) -> Result<Tensor> {
         let integers = self.integers(bits)?;
         let x = cx.take_input(0)?;
-        let (min, max) = (cx.input(1)?, cx.input(2)?);
         let dims = x.shape().clone();
         let axis = if self.axis == -1 {
             None
@@ -127,7 +134,7 @@ impl Quantizer {
         let channels = axis.map_or(1, |a| dims[a]);
         let inner = axis.map_or(x.len(), |a| product(&dims[a + 1..]));
         if self.range_given {
-            for (t, name) in [(min, "input_min"), (max, "input_max")] {
+            for (t, name) in [(&min, "input_min"), (&max, "input_max")] {
                 let fits = if axis.is_some() {
                     t.shape().dims() == [channels]
                 } else {
@@ -186,7 +193,8 @@ fn kernel(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
                 Some(b) => b,
                 None => int_scalar(cx.input(3)?, "num_bits")?,
             };
-            let t = q.run::<T>(cx, bits)?;
+            let range = (cx.input(1)?.clone(), cx.input(2)?.clone());
+            let t = q.run::<T>(cx, bits, range)?;
             cx.set_output(0, t);
             Ok(())
         }))
@@ -228,6 +236,34 @@ fn straight(cx: &GradContext, dys: &[Option<Grad>]) -> Result<Vec<Option<Grad>>>
     let mut all = vec![None; cx.num_inputs()];
     all[0] = dys[0].clone();
     Ok(all)
+}
+
+fn v1() -> OpDef {
+    OpDef::new("QuantizeAndDequantize", Category::Array)
+        .doc("QuantizeAndDequantizeV2 with a range of attributes; of files from before 2017.")
+        .input("input: T")
+        .output("output: T")
+        .attr("signed_input: bool = true")
+        .attr("num_bits: int = 8")
+        .attr("range_given: bool = false")
+        .attr("input_min: float = 0")
+        .attr("input_max: float = 0")
+        .attr("T: {bfloat16, half, float, double}")
+        .shape(|cx| Ok(vec![cx.input(0)]))
+        .gradient(straight)
+        .cpu(|init| {
+            let (q, bits) = (Quantizer::of(init.attrs)?, init.attrs.int("num_bits")?);
+            q.integers(bits)?;
+            let range = [init.attrs.float("input_min")?, init.attrs.float("input_max")?];
+            dispatch!(init.attrs.dtype("T")?, T in [F32, F64] => {
+                let [min, max] = range.map(|x| Tensor::scalar(T::of(x)));
+                Ok(Box::new(move |cx: &mut OpContext<'_>| {
+                    let t = q.run::<T>(cx, bits, (min.clone(), max.clone()))?;
+                    cx.set_output(0, t);
+                    Ok(())
+                }))
+            }, else Err(init.no_kernel()))
+        })
 }
 
 fn v2() -> OpDef {
@@ -337,7 +373,7 @@ fn v4_grad() -> OpDef {
         })
 }
 
-register_ops!(v2, v3, v4, v4_grad);
+register_ops!(v1, v2, v3, v4, v4_grad);
 
 #[cfg(test)]
 mod tests {
@@ -382,6 +418,18 @@ mod tests {
         close(&narrow[..4], &[-8.0, -6.110236, -1.2598425, -0.31496063]);
         let given = q(&[("range_given", true.into()), ("signed_input", false.into())]);
         close(&given[5..8], &[0.023529412, 0.49411765, 1.6941177]);
+    }
+
+    #[test]
+    fn the_first_version_has_its_range_in_attributes() {
+        let g = Graph::new();
+        let x = g.constant(X).unwrap();
+        let b = g.op("QuantizeAndDequantize").input(&x).attr("range_given", true);
+        let y = b.attr("input_min", -2f32).attr("input_max", 3f32).output().unwrap();
+        let given = [("range_given", true.into())];
+        let want = quantized(X.into(), (-2f32).into(), 3f32.into(), &given);
+        close(&eval(&y).to_vec::<f32>().unwrap(), &want);
+        assert!(want[0] > -3.1, "{want:?}");
     }
 
     #[test]

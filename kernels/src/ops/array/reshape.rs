@@ -79,7 +79,7 @@ fn resolve(want: &[i64], count: usize) -> Result<Shape> {
     Ok(shape)
 }
 
-fn reshape_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
+pub(crate) fn reshape_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
     let (from, want) = (cx.input(0), cx.constant_shape(1)?);
     let count = from.count();
     if let (Some(n), Some(w)) = (count, cx.constant_i64s(1)) {
@@ -100,6 +100,21 @@ fn reshape_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
     }])
 }
 
+/// The shape that input 1 asks for, for the elements of input 0.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if they do not fit each other.
+pub(crate) fn requested(cx: &OpContext<'_>) -> Result<Shape> {
+    let want = cx.input(1)?;
+    if want.shape().rank() != 1 {
+        return Err(Error::invalid(format!(
+            "the shape must be a vector, got shape {}",
+            want.shape()
+        )));
+    }
+    resolve(&int_vector(want, "shape")?, cx.input(0)?.len())
+}
+
 fn reshape() -> OpDef {
     OpDef::new("Reshape", Category::Array)
         .doc("The same elements in another shape, of which one dimension may be -1: what is left. Copies nothing.")
@@ -112,16 +127,8 @@ fn reshape() -> OpDef {
         .gradient(back)
         .cpu(|_| {
             Ok(Box::new(Light(|cx: &mut OpContext<'_>| {
-                let want = cx.input(1)?;
-                if want.shape().rank() != 1 {
-                    return Err(Error::invalid(format!(
-                        "the shape must be a vector, got shape {}",
-                        want.shape()
-                    )));
-                }
-                let want = int_vector(want, "shape")?;
+                let shape = requested(cx)?;
                 let x = cx.take_input(0)?;
-                let shape = resolve(&want, x.len())?;
                 cx.set_output(0, x.reshape(shape)?);
                 Ok(())
             })))

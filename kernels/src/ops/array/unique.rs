@@ -44,8 +44,8 @@ impl Hasher for Mix {
 
 type Seen<K> = HashMap<K, usize, BuildHasherDefault<Mix>>;
 
-/// Bits of a plain element by which equal elements are equal: zeros of both signs are one, NaN (`None`) equals
-/// nothing.
+/// Bits of a plain element by which equal elements are equal: zeros of both signs are one but in half precision, where
+/// they are two as in TensorFlow; NaN (`None`) equals nothing.
 trait Bits: actorflow_core::Element {
     fn bits(self) -> Option<[u64; 2]>;
 }
@@ -84,11 +84,22 @@ macro_rules! floats {
 floats! {
     f32: |x| f64::from(x), 0.0;
     f64: |x| x, 0.0;
-    actorflow_core::half::f16: |x| f64::from(x), 0.0;
-    actorflow_core::half::bf16: |x| f64::from(x), 0.0;
     actorflow_core::num_complex::Complex<f32>: |x| f64::from(x.re), f64::from(x.im);
     actorflow_core::num_complex::Complex<f64>: |x| x.re, x.im;
 }
+
+macro_rules! halves {
+    ($($t:ident),*) => {
+        $(impl Bits for actorflow_core::half::$t {
+            #[inline]
+            fn bits(self) -> Option<[u64; 2]> {
+                (!self.is_nan()).then(|| [u64::from(self.to_bits()), 0])
+            }
+        })*
+    };
+}
+
+halves!(f16, bf16);
 
 /// What makes items equal: an item's number and bits, or nothing if it equals no other.
 fn keys(x: &Tensor) -> Result<Vec<Option<[u64; 2]>>> {
@@ -397,6 +408,11 @@ mod tests {
         assert_eq!(
             unique([0.0f32, -0.0, f32::NAN, f32::NAN].into()).1,
             Tensor::from([0i32, 0, 1, 2])
+        );
+        let half = actorflow_core::half::bf16::from_f32;
+        assert_eq!(
+            unique([half(0.0), half(-0.0), half(0.0)].into()).1,
+            Tensor::from([0i32, 1, 0])
         );
         assert_eq!(unique(Tensor::vector::<u8>(&[])).0.len(), 0);
     }

@@ -12,7 +12,7 @@ pub mod distort;
 pub mod draw;
 pub mod glimpse;
 pub mod nms;
-mod resample;
+pub(crate) mod resample;
 pub mod resize;
 mod taps;
 pub mod transform;

@@ -185,7 +185,7 @@ pub(super) fn centers(attrs: &Attrs) -> Result<Centers> {
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` for anything else.
-pub(super) fn size(cx: &OpContext<'_>, i: usize, what: &str) -> Result<[usize; 2]> {
+pub(crate) fn size(cx: &OpContext<'_>, i: usize, what: &str) -> Result<[usize; 2]> {
     let t = cx.input(i)?;
     match t.to_i64_vec()?[..] {
         [h, w] if t.shape().rank() == 1 => match (usize::try_from(h), usize::try_from(w)) {
@@ -203,7 +203,7 @@ pub(super) fn size(cx: &OpContext<'_>, i: usize, what: &str) -> Result<[usize; 2
 ///
 /// # Errors
 /// `INVALID_ARGUMENT`.
-pub(super) fn image(shape: &Shape) -> Result<[usize; 4]> {
+pub(crate) fn image(shape: &Shape) -> Result<[usize; 4]> {
     let dims = <[usize; 4]>::try_from(shape.dims())
         .map_err(|_| Error::invalid(format!("input must be 4-dimensional, got {shape}")))?;
     if dims[1..].contains(&0) {
@@ -267,7 +267,7 @@ pub(super) fn resized_size(cx: &ShapeContext<'_>, i: usize) -> [Option<usize>; 2
 }
 
 /// The shape of images resized to what input 1 holds.
-pub(super) fn resized_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
+pub(crate) fn resized_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
     let x = cx.input(0).with_rank(4)?;
     cx.input(1).with_rank(1)?;
     let [h, w] = resized_size(cx, 1);

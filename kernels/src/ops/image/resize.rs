@@ -90,7 +90,7 @@ fn bilinear_grad() -> OpDef {
         .output("output: T")
         .attr("T: {float, bfloat16, half, double}");
     both_centers(def)
-        .shape(|cx| Ok(vec![cx.input(1).with_rank(4)?]))
+        .shape(|cx| Ok(vec![cx.input(1)]))
         .not_differentiable()
         .cpu(|init| gradient_kernel(init, Taps::linear))
 }
@@ -122,7 +122,7 @@ fn bicubic_grad() -> OpDef {
         .output("output: T")
         .attr("T: {float, double}");
     both_centers(def)
-        .shape(|cx| Ok(vec![cx.input(1).with_rank(4)?]))
+        .shape(|cx| Ok(vec![cx.input(1)]))
         .cpu(|init| gradient_kernel(init, Taps::cubic))
 }
 

@@ -51,7 +51,7 @@ impl Kernel for Bitcast {
 }
 
 const TYPES: &str = "{bfloat16, half, float, double, int64, int32, uint8, uint16, uint32, uint64, int8, int16, \
-                     complex64, complex128}";
+                     complex64, complex128, qint8, quint8, qint16, quint16, qint32}";
 
 fn bitcast() -> OpDef {
     OpDef::new("Bitcast", Category::Array)
@@ -102,7 +102,9 @@ mod tests {
         let bytes = Tensor::from([[1u8, 0, 0, 0], [2, 0, 0, 1]]);
         let joined = Tensor::from([1i32, 0x0100_0002]);
         assert_eq!(eval(&cast(bytes.clone(), DType::I32).unwrap()), joined);
-        assert_eq!(eval(&cast(joined, DType::U8).unwrap()), bytes);
+        assert_eq!(eval(&cast(joined.clone(), DType::U8).unwrap()), bytes);
+        let quantised = eval(&cast(bytes.clone(), DType::QI32).unwrap());
+        assert_eq!(quantised, joined.clone().bitcast(DType::QI32).unwrap());
         assert!(cast([1u8, 2, 3].into(), DType::I32).is_err() && cast(7u8.into(), DType::I32).is_err());
     }
 }

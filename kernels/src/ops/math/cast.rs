@@ -329,6 +329,21 @@ impl Kernel for Same {
     }
 }
 
+/// Between a quantised type and the integer that it is stored as, or another one stored so: the same bits.
+struct Renamed(DType);
+
+impl Kernel for Renamed {
+    fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
+        let t = cx.take_input(0)?.bitcast(self.0)?;
+        cx.set_output(0, t);
+        Ok(())
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::Trivial
+    }
+}
+
 /// Drops bits, then converts.
 struct Truncating(Loop1, Loop1);
 
@@ -343,8 +358,16 @@ fn kernel(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
     if from == to {
         return Ok(Box::new(Same));
     }
-    let cast =
-        cast_loop(from, to).ok_or_else(|| Error::unimplemented(format!("Cast {from} to {to} is not supported")))?;
+    // A quantised number is converted as the integer that it is, whatever real number it stands for.
+    if from.storage() == to.storage() {
+        return Ok(Box::new(Renamed(to)));
+    }
+    let cast = cast_loop(from.storage(), to.storage())
+        .ok_or_else(|| Error::unimplemented(format!("Cast {from} to {to} is not supported")))?;
+    let cast = match (from.is_quantized(), to.is_quantized()) {
+        (false, false) => cast,
+        _ => cast.with_input(from).with_output(to),
+    };
     match dropping(from, to) {
         Some(drop) if init.attrs.bool("Truncate")? => Ok(Box::new(Truncating(drop, cast))),
         _ => Ok(Box::new(Map1(cast))),

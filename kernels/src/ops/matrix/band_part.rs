@@ -102,7 +102,7 @@ fn band_part() -> OpDef {
         .output("band: T")
         .attr("T: type")
         .attr("Tindex: {int32, int64} = DT_INT64")
-        .shape(|cx| Ok(vec![cx.input(0).with_rank_at_least(2)?]))
+        .shape(|cx| Ok(vec![cx.input(0)]))
         .gradient(|cx, dys| {
             let dx = cx
                 .graph()

@@ -17,8 +17,8 @@ use crate::reduction::Plan;
 use crate::spread::{self, GRAIN};
 use crate::wide::{self, Work};
 
-const NUMBERS: &str = "T: {float, double, int32, uint8, int16, int8, complex64, int64, qint8, quint8, qint32, \
-                       bfloat16, qint16, quint16, uint16, complex128, half, uint32, uint64}";
+const NUMBERS: &str = "T: {float, double, int32, uint8, int16, int8, complex64, int64, bfloat16, uint16, complex128, \
+                       half, uint32, uint64}";
 
 /// Where the channels are: in the last dimension, or in the second.
 #[derive(Clone, Copy, PartialEq)]

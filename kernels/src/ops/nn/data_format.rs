@@ -121,13 +121,7 @@ fn dim_map_op() -> OpDef {
 fn vec_permute_op() -> OpDef {
     definition("DataFormatVecPermute")
         .doc("A vector with an element (or a matrix with a row) for each dimension of `src_format`, in the order of `dst_format`.")
-        .shape(|cx| {
-            let x = cx.input(0);
-            match x.rank() {
-                None | Some(1 | 2) => Ok(vec![x]),
-                Some(_) => Err(Error::invalid(format!("the input must be a vector or a matrix, got shape {x}"))),
-            }
-        })
+        .shape(shapes::unchanged)
         .cpu(vec_permute)
 }
 

@@ -195,7 +195,7 @@ macro_rules! kernel2 {
 fn relu() -> OpDef {
     unit(
         "Relu",
-        "T: {float, double, int32, uint8, int16, int8, int64, bfloat16, uint16, half, uint32, uint64, qint8}",
+        "T: {float, double, int32, uint8, int16, int8, int64, bfloat16, uint16, half, uint32, uint64}",
     )
     .doc("Rectified linear: max(features, 0).")
     .gradient(|cx, dys| through(cx, dys, "ReluGrad"))

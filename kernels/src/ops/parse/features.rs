@@ -141,24 +141,34 @@ impl<'a> Record<'a> {
             features: HashMap::new(),
             lists: HashMap::new(),
         };
+        let mut within = "the fields";
         let read = fields(bytes, |n, v| match (n, v) {
-            (1, Value::Bytes(m)) => entries(m, &mut r.features),
-            (2, Value::Bytes(m)) => entries(m, &mut r.lists),
+            (1, Value::Bytes(m)) => {
+                within = "its features";
+                entries(m, &mut r.features)
+            }
+            (2, Value::Bytes(m)) => {
+                within = "its lists of features";
+                entries(m, &mut r.lists)
+            }
             (1 | 2, _) => None,
             _ => Some(()),
         });
         match read {
             Some(()) => Ok(r),
-            None => Err(r.corrupt()),
+            None => Err(Error::invalid(format!(
+                "Name: {}: could not parse the example: {within} in {} bytes are cut off or no such message",
+                r.name,
+                bytes.len()
+            ))),
         }
     }
 
-    fn corrupt(&self) -> Error {
-        Error::invalid(format!(
-            "Name: {}: could not parse the example: its {} bytes are no such message",
-            self.name,
-            self.bytes.len()
-        ))
+    fn corrupt(&self, key: &[u8]) -> Error {
+        self.error(
+            key,
+            "could not parse the feature: its bytes are cut off or no such message",
+        )
     }
 
     /// An error about one of the features.
@@ -168,7 +178,7 @@ impl<'a> Record<'a> {
     }
 
     fn checked(&self, key: &[u8], dtype: DType, message: &[u8]) -> Result<Option<Values>> {
-        let values = feature(message, self.bytes).ok_or_else(|| self.corrupt())?;
+        let values = feature(message, self.bytes).ok_or_else(|| self.corrupt(key))?;
         match values {
             Some(v) if v.dtype() != dtype => Err(self.error(
                 key,
@@ -207,7 +217,7 @@ impl<'a> Record<'a> {
             }
             Some(())
         })
-        .ok_or_else(|| self.corrupt())?;
+        .ok_or_else(|| self.corrupt(key))?;
         let read = |m: &&[u8]| Ok(self.checked(key, dtype, m)?.unwrap_or_else(|| Values::none(dtype)));
         steps.iter().map(read).collect::<Result<_>>().map(Some)
     }

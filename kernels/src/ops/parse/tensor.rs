@@ -50,7 +50,11 @@ fn serialize() -> OpDef {
         .not_differentiable()
         .cpu(|_| {
             Ok(Box::new(|cx: &mut OpContext<'_>| {
-                let s = wire::encode(cx.input(0)?)?;
+                let x = cx.input(0)?;
+                let s = match x.as_strings() {
+                    Ok(strings) => wire::listed_strings(x, strings),
+                    Err(_) => wire::encode(x)?,
+                };
                 cx.set_output(0, Tensor::string(s));
                 Ok(())
             }))

@@ -35,6 +35,11 @@ pub(crate) fn encode(t: &Tensor) -> Result<Vec<u8>> {
     Ok(head(t).bytes(4, &content).done())
 }
 
+/// A tensor of strings as a `TensorProto` that lists them one by one.
+pub(super) fn listed_strings(t: &Tensor, strings: &[Bytes]) -> Vec<u8> {
+    strings.iter().fold(head(t), |m, s| m.part(8, s)).done()
+}
+
 /// A `TensorProto` that so far has the dtype and the shape of a tensor.
 pub(crate) fn head(t: &Tensor) -> Message {
     let shape = t
@@ -234,6 +239,10 @@ mod tests {
                 let _ = decode(&flipped);
             }
         }
+        let strings = Tensor::strings([3], vec!["ab", "", "c"]).unwrap();
+        let listed = listed_strings(&strings, strings.as_strings().unwrap());
+        assert_eq!(listed, b"\x08\x07\x12\x04\x12\x02\x08\x03B\x02abB\x00B\x01c");
+        assert_eq!(decode(&listed).unwrap(), strings);
         let p: &[u8] = b"\x08\x07\x12\x04\x12\x02\x08\x03\"\x06\x01\x01\x01abc";
         assert_eq!(decode(p).unwrap(), Tensor::strings([3], vec!["a", "b", "c"]).unwrap());
     }

@@ -234,9 +234,12 @@ fn kernel<W: Wanted>(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
 
 fn arg_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
     cx.input(1).with_rank(0)?;
-    let input = cx.input(0).with_rank_at_least(1)?;
-    let Some(rank) = input.rank() else {
-        return Ok(vec![PartialShape::UNKNOWN]);
+    let input = cx.input(0);
+    let rank = match input.rank() {
+        None => return Ok(vec![PartialShape::UNKNOWN]),
+        // As in TensorFlow only running it fails.
+        Some(0) => return Ok(vec![PartialShape::scalar()]),
+        Some(rank) => rank,
     };
     Ok(vec![match cx.constant_i64(1) {
         Some(axis) => {
@@ -252,10 +255,7 @@ fn definition(name: &'static str, outputs: &str) -> OpDef {
         .input("input: T")
         .input("dimension: Tidx")
         .output("output: output_type")
-        .attr(
-            "T: {float, double, int32, uint8, int16, int8, int64, bfloat16, uint16, half, uint32, uint64, qint8, \
-             quint8, qint32, qint16, quint16, bool}",
-        )
+        .attr("T: {float, double, int32, uint8, int16, int8, int64, bfloat16, uint16, half, uint32, uint64, bool}")
         .attr("Tidx: {int16, int32, int64} = DT_INT32")
         .attr(outputs)
         .shape(arg_shape)

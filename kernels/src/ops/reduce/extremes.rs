@@ -11,8 +11,7 @@ use half::{bf16, f16};
 use super::shared::{self, KeptShape, clamped, direct};
 use crate::reduction::{Largest, Smallest};
 
-const REALS: &str = "T: {float, double, int32, uint8, int16, int8, int64, bfloat16, uint16, half, uint32, uint64, \
-                     qint8, quint8, qint32, qint16, quint16}";
+const REALS: &str = "T: {float, double, int32, uint8, int16, int8, int64, bfloat16, uint16, half, uint32, uint64}";
 
 macro_rules! by_type {
     ($dtype:expr, $fold:ident) => {

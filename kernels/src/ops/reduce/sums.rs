@@ -13,8 +13,8 @@ use num_complex::Complex;
 use super::shared::{self, KeptShape, Narrow, Reduce, as_signed, direct, elements, map, widened};
 use crate::reduction::{Fold, Plan, Product, Sum};
 
-const NUMBERS: &str = "T: {float, double, int32, uint8, int16, int8, complex64, int64, qint8, quint8, qint32, \
-                       bfloat16, qint16, quint16, uint16, complex128, half, uint32, uint64}";
+const NUMBERS: &str = "T: {float, double, int32, uint8, int16, int8, complex64, int64, bfloat16, uint16, complex128, \
+                       half, uint32, uint64}";
 
 macro_rules! by_type {
     ($dtype:expr, $fold:ident) => {

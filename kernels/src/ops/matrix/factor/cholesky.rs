@@ -22,10 +22,14 @@ impl Factor for Cholesky {
     }
 
     fn run<W: Num>(&self, a: &[W], n: usize, _: usize, out: &mut [W]) -> Result<()> {
-        let l = linalg::cholesky(a, n).ok_or_else(|| {
-            Error::invalid("Cholesky decomposition was not successful: the input is not positive definite")
-        })?;
-        out.copy_from_slice(&l);
+        match linalg::cholesky(a, n) {
+            Some(l) => out.copy_from_slice(&l),
+            // The other matrices of a batch are none the worse.
+            None => out
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, o)| *o = if i % n <= i / n { W::real(f64::NAN) } else { W::ZERO }),
+        }
         Ok(())
     }
 }
@@ -100,9 +104,9 @@ register_ops!(cholesky, cholesky_grad_op);
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Interpreter, eval, fails};
+    use crate::testing::{Interpreter, eval};
     use actorflow_core::gradient::gradients;
-    use actorflow_core::{Code, Graph, Tensor};
+    use actorflow_core::{Graph, Tensor};
 
     #[test]
     fn positive_definite_matrices_are_factored() {
@@ -112,8 +116,15 @@ mod tests {
             eval(&x.unary("Cholesky").unwrap()),
             Tensor::from([[2f32, 0.], [1., 2.]])
         );
-        let bad = g.constant([[1f32, 2.], [2., 1.]]).unwrap();
-        assert_eq!(fails(&bad.unary("Cholesky").unwrap()).code(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_matrix_that_is_not_positive_definite_has_no_factor() {
+        let g = Graph::new();
+        let x = g.constant(Tensor::from_slice([2, 2, 2], &[1f32, 2., 2., 1., 4., 0., 2., 5.]).unwrap());
+        let l = eval(&x.unwrap().unary("Cholesky").unwrap()).to_vec::<f32>().unwrap();
+        assert!(l[0].is_nan() && l[1] == 0.0 && l[2].is_nan() && l[3].is_nan(), "{l:?}");
+        assert_eq!(l[4..], [2., 0., 1., 2.]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use actorflow_core::{Operation, register_ops};
 
 use super::kernels::{self, What, node};
 
-const TYPES: &str = "T: {half, bfloat16, float, double, int32, int64, uint8, int16, int8, uint16, qint8} = DT_FLOAT";
+const TYPES: &str = "T: {half, bfloat16, float, double, int32, int64, uint8, int16, int8, uint16} = DT_FLOAT";
 const REALS: &str = "T: realnumbertype = DT_FLOAT";
 const REALS_WITHOUT_DEFAULT: &str = "T: realnumbertype";
 const ANY_PADDING: &str = "padding: {'SAME', 'VALID', 'EXPLICIT'}";

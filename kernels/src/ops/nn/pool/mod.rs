@@ -15,5 +15,6 @@ mod kernels;
 pub mod max_pool;
 pub mod max_pool3d;
 pub(super) mod number;
+pub mod quantized;
 #[cfg(test)]
 mod tests;

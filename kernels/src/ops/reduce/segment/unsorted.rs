@@ -87,8 +87,8 @@ fn definition(name: &'static str, types: &str, indices: &str) -> OpDef {
         .shape(segment_shape)
 }
 
-const NUMBERS: &str = "T: {float, double, int32, uint8, int16, int8, complex64, int64, qint8, quint8, qint32, \
-                       bfloat16, qint16, quint16, uint16, complex128, half, uint32, uint64}";
+const NUMBERS: &str = "T: {float, double, int32, uint8, int16, int8, complex64, int64, bfloat16, uint16, complex128, \
+                       half, uint32, uint64}";
 const REALS: &str = "T: {float, double, int32, uint8, int16, int8, int64, bfloat16, uint16, half, uint32, uint64}";
 const INDICES: &str = "Tindices: {int32, int64}";
 
