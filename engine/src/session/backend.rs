@@ -15,7 +15,7 @@ use actorflow_core::{Error, Graph, Tensor};
 use super::{Key, SessionOptions};
 pub(crate) use crate::cluster::How;
 use crate::cluster::{
-    ConnectOptions, Devices, DistPlan, Host, Master, MasterOptions, Server, client_node, cpu_executors,
+    ConnectOptions, Devices, DistPlan, Host, Master, MasterOptions, Purpose, Server, client_node, cpu_executors,
 };
 use crate::partition::DivideOptions;
 use crate::passes::{self, Passes, ir::Ir};
@@ -85,7 +85,8 @@ impl Backend {
         {
             return Ok(Backend::One(one));
         }
-        let host = Host::new(executors, resources);
+        // Nobody sends anything to it.
+        let host = Host::new(executors, resources, 0);
         Backend::many(Devices::local(host)?, options, 0, false)
     }
 
@@ -103,7 +104,7 @@ impl Backend {
     pub(crate) fn outside(target: &str, client: &ConnectOptions, options: &SessionOptions) -> Result<Backend> {
         actorflow_kernels::link();
         actorflow_core::op::registry().check()?;
-        let (node, spec, home) = client_node(target, client)?;
+        let (node, spec, home) = client_node(target, client, Purpose::Work)?;
         let (filters, patience) = (&options.device_filters, client.connect_timeout);
         let devices = Devices::of_cluster(node, &spec, None, filters, patience)?;
         let first = home.and_then(|h| devices.first_of(&h)).unwrap_or(0);
