@@ -29,4 +29,5 @@ pub use counters::Counters;
 pub use identity::{Identity, Subject};
 pub use limits::{Limits, Timing};
 pub use message::{Message, Parcel};
+pub use proto::VISITOR;
 pub use quic::{Cork, Endpoint, EndpointOptions, Handler, Peer, PeerInfo, Reply, cork};

@@ -35,6 +35,9 @@ pub struct Limits {
     /// Connections of an endpoint whose frames go through memory that it shares with a peer on the same machine, 2 MiB each;
     /// beyond it they go through QUIC, and with 0 all do.
     pub lanes: usize,
+    /// Bytes of parcels of one member, over all its connections, that a task holds for steps which have not begun there; the
+    /// first of them may exceed it.
+    pub early_bytes: usize,
     /// Connections of an endpoint.
     pub connections: usize,
     /// Connections that one address (of IPv6, one network of 64 bits) may have made to an endpoint, those that are ending
@@ -62,6 +65,7 @@ impl Default for Limits {
             streams: 256,
             unfinished: 32 << 30,
             lanes: 64,
+            early_bytes: 4 << 30,
             connections: 1024,
             connections_per_address: 768,
             connections_per_member: 128,
@@ -73,8 +77,8 @@ impl Default for Limits {
 
 impl Limits {
     /// These limits where what arrives is put into a pool with so many bytes, so that one peer cannot have all of them:
-    /// a message or a tensor takes at most a half, what is under way to this side or parked a quarter, and what has come of
-    /// unfinished frames of one peer five eighths (a tensor, and an eighth of it that is being moved).
+    /// a message or a tensor takes at most a half, what is under way to this side, parked, or early a quarter, and what has
+    /// come of unfinished frames of one peer five eighths (a tensor, and an eighth of it that is being moved).
     pub fn within(self, budget: usize) -> Limits {
         Limits {
             message: self.message.min(budget / 2),
@@ -82,6 +86,7 @@ impl Limits {
             in_flight_bytes: self.in_flight_bytes.min(budget / 4),
             parked_bytes: self.parked_bytes.min(budget / 4),
             unfinished: self.unfinished.min(budget / 8 * 5),
+            early_bytes: self.early_bytes.min(budget / 4),
             ..self
         }
     }

@@ -1,6 +1,7 @@
 //! What an operator is told, as events of `tracing`: somebody who does not listen pays for a comparison.
 //!
-//! The messages and fields are listed in `docs/cluster.md`, for whoever watches over logs.
+//! The messages and fields are listed in `docs/cluster.md`, for whoever watches over logs. Steps and incarnations are text,
+//! since many readers of JSON round numbers of 64 bits.
 
 use actorflow_core::error::{Code, Error};
 use actorflow_transport::Peer;
@@ -10,17 +11,17 @@ pub(crate) fn lost(peer: &Peer, why: &Error, last: bool) {
     let info = peer.info();
     let (subject, incarnation, error) = (&info.subject, info.incarnation, why.message());
     match why.code() {
-        _ if peer.was_replaced() => tracing::debug!(peer = %subject, incarnation, "connection replaced"),
-        Code::Aborted => tracing::warn!(peer = %subject, incarnation, error, "fenced"),
+        _ if peer.was_replaced() => tracing::debug!(peer = %subject, %incarnation, "connection replaced"),
+        Code::Aborted => tracing::warn!(peer = %subject, %incarnation, error, "fenced"),
         Code::Unauthenticated | Code::PermissionDenied => {
-            tracing::warn!(peer = %subject, incarnation, error, "certificate not valid any more");
+            tracing::warn!(peer = %subject, %incarnation, error, "certificate not valid any more");
         }
-        Code::ResourceExhausted => tracing::warn!(peer = %subject, incarnation, error, "limit exceeded"),
+        Code::ResourceExhausted => tracing::warn!(peer = %subject, %incarnation, error, "limit exceeded"),
         // Clients come and go.
-        _ if !subject.to_string().starts_with("task/") => {
-            tracing::debug!(peer = %subject, incarnation, error, "lost");
+        _ if info.is_visitor() || !subject.to_string().starts_with("task/") => {
+            tracing::debug!(peer = %subject, %incarnation, error, "lost");
         }
-        _ => tracing::warn!(peer = %subject, incarnation, last, error, "lost"),
+        _ => tracing::warn!(peer = %subject, %incarnation, last, error, "lost"),
     }
 }
 
@@ -33,9 +34,9 @@ pub(crate) fn step_failed(step: u64, of: &str, error: &Error) {
         Code::Cancelled | Code::OutOfRange | Code::FailedPrecondition | Code::InvalidArgument
     );
     if error.is_derived() || expected {
-        tracing::debug!(step, of, %code, task, node, error = error.message(), "step failed");
+        tracing::debug!(%step, of, %code, task, node, error = error.message(), "step failed");
     } else {
-        tracing::warn!(step, of, %code, task, node, error = error.message(), "step failed");
+        tracing::warn!(%step, of, %code, task, node, error = error.message(), "step failed");
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use actorflow_actors::exec::{Executor, Launched, Pace, PartOf, PartWatch, Plan, RunOptions, Trace};
+use actorflow_actors::exec::{Executor, Launched, Pace, PartOf, PartWatch, RunOptions, Trace};
 use actorflow_core::cancel::CancelToken;
-use actorflow_core::error::{Code, Error, Result};
+use actorflow_core::error::{Error, Result};
 use actorflow_core::rendezvous::{Arrival, EdgeKey, Rendezvous};
 use actorflow_core::resource::ResourceManager;
 use actorflow_core::tensor::Tensor;
@@ -16,75 +16,15 @@ use parking_lot::Mutex;
 
 use super::joint::Joint;
 use super::messages::WAITS_FOR;
-use super::table::{Route, Routes, StepTable};
+use super::table::StepTable;
 use super::tracer::Tracer;
 
-/// What one device does in a plan.
-pub(crate) struct DevicePlan {
-    /// Which of the host's devices.
-    pub(crate) device: usize,
-    pub(crate) plan: Arc<Plan>,
-    /// Which of the share's feeds it takes, in order.
-    pub(crate) feeds: Vec<usize>,
-    /// Which of the share's fetches it gives, in order.
-    pub(crate) fetches: Vec<usize>,
-}
+mod early;
+mod share;
 
-/// What one process does in a plan.
-pub(crate) struct SharePlan {
-    pub(crate) devices: Vec<DevicePlan>,
-    pub(crate) routes: Routes,
-    /// How many tensors it is fed.
-    pub(crate) feeds: usize,
-    /// How many tensors it gives.
-    pub(crate) fetches: usize,
-    /// What crosses on each edge, for messages.
-    pub(crate) edge_names: Arc<[String]>,
-    /// The tasks that it exchanges tensors with.
-    pub(crate) peers: Vec<String>,
-}
-
-impl SharePlan {
-    /// The edges from a task on which something is awaited, a few of them.
-    fn missing_from(&self, task: &str, table: &StepTable) -> Vec<String> {
-        let from = |i: &u32| matches!(self.routes.get(*i as usize), Some(Some(Route::From(t))) if **t == *task);
-        let edges = table.awaited(64).into_iter().filter(from);
-        let names = edges.filter_map(|i| self.edge_names.get(i as usize).cloned());
-        names.take(4).collect()
-    }
-
-    /// Adds to an error of a step that has waited too long what has not arrived, and names the task that it should have
-    /// come from, if there is only one.
-    fn say_what_is_missing(&self, e: Error, table: &StepTable) -> Error {
-        if e.code() != Code::DeadlineExceeded {
-            return e;
-        }
-        let awaited = table.awaited(8);
-        let missing: Vec<&str> = awaited
-            .iter()
-            .filter_map(|i| Some(self.edge_names.get(*i as usize)?.as_str()))
-            .collect();
-        if missing.is_empty() {
-            return e;
-        }
-        let from = |i: &u32| match self.routes.get(*i as usize) {
-            Some(Some(Route::From(task))) => Some(task.clone()),
-            _ => None,
-        };
-        let mut tasks: Vec<_> = awaited.iter().filter_map(from).collect();
-        tasks.dedup();
-        let text = format!("{}; what has not arrived: {}", e.message(), missing.join(", "));
-        let said = Error::new(e.code(), text);
-        let said = match (e.node(), e.op()) {
-            (Some(node), Some(op)) => said.at_node(node, op),
-            _ => said,
-        };
-        match &tasks[..] {
-            [one] => said.in_task(one),
-            _ => said,
-        }
-    }
-}
+use early::{Charges, Early};
+use share::in_order;
+pub(crate) use share::{DevicePlan, SharePlan};
 
 /// How a share of a step is to be run.
 pub(crate) struct ShareOptions<'a> {
@@ -123,6 +63,8 @@ struct Entry {
     table: Arc<StepTable>,
     active: Option<Arc<Active>>,
     born: Instant,
+    /// What has come before it began.
+    charges: Charges,
 }
 
 impl Entry {
@@ -132,6 +74,7 @@ impl Entry {
             table: StepTable::new(step),
             active: None,
             born: Instant::now(),
+            charges: Charges::default(),
         }
     }
 }
@@ -171,6 +114,8 @@ pub(crate) struct Host {
     steps: DashMap<u64, Entry>,
     /// Those of them that have not begun.
     early: AtomicUsize,
+    /// And how much has come for them.
+    early_bytes: Early,
     swept: Mutex<Instant>,
     ended: Mutex<Ended>,
     /// Steps that have begun.
@@ -179,12 +124,14 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(executors: Vec<Arc<Executor>>, resources: Arc<ResourceManager>) -> Arc<Host> {
+    /// `early_bytes`: what each member may send for steps that have not begun; see [`Limits`](super::Limits).
+    pub(crate) fn new(executors: Vec<Arc<Executor>>, resources: Arc<ResourceManager>, early_bytes: usize) -> Arc<Host> {
         Arc::new(Host {
             executors,
             resources,
             steps: DashMap::new(),
             early: AtomicUsize::new(0),
+            early_bytes: Early::new(early_bytes),
             swept: Mutex::new(Instant::now()),
             ended: Mutex::default(),
             begun: AtomicU64::new(0),
@@ -215,7 +162,9 @@ impl Host {
             return Err(Error::internal("the plan has a device that this task does not have"));
         }
         if self.has_ended(step) {
-            return Err(Error::cancelled(format!("step {step} was aborted before it began here")).derived());
+            let why =
+                "was aborted before it began here, or more had come for it than is kept for steps that have not begun";
+            return Err(Error::cancelled(format!("step {step} {why}")).derived());
         }
         let active = Arc::new(Active {
             share: share.clone(),
@@ -238,6 +187,7 @@ impl Host {
                 }
                 entry.active = Some(active.clone());
                 self.early.fetch_sub(1, Relaxed);
+                self.early_bytes.give_back(std::mem::take(&mut entry.charges));
                 entry.table.clone()
             }
         };
@@ -268,6 +218,7 @@ impl Host {
             if entry.active.is_none() {
                 self.early.fetch_sub(1, Relaxed);
             }
+            self.early_bytes.give_back(entry.charges);
             entry.table.abort(why);
         }
     }
@@ -408,16 +359,25 @@ impl Host {
             return;
         }
         let (table, early) = match self.steps.entry(step) {
-            dashmap::Entry::Occupied(o) => (o.get().table.clone(), o.get().active.is_none()),
+            dashmap::Entry::Occupied(mut o) => {
+                let entry = o.get_mut();
+                let early = entry.active.is_none();
+                if early && !self.early_bytes.take(&mut entry.charges, from, &value) {
+                    drop(o);
+                    return self.refuse(step);
+                }
+                (entry.table.clone(), early)
+            }
             dashmap::Entry::Vacant(v) => {
-                if self.early.fetch_add(1, Relaxed) >= EARLY_STEPS {
+                let mut entry = Entry::early(step);
+                let room = self.early.fetch_add(1, Relaxed) < EARLY_STEPS
+                    && self.early_bytes.take(&mut entry.charges, from, &value);
+                if !room {
                     self.early.fetch_sub(1, Relaxed);
                     drop(v);
-                    self.dropped.orphaned.fetch_add(1, Relaxed);
-                    // It must not begin as if nothing were missing.
-                    return self.end(step);
+                    return self.refuse(step);
                 }
-                (v.insert(Entry::early(step)).table.clone(), true)
+                (v.insert(entry).table.clone(), true)
             }
         };
         if !table.may_come_from(key.edge, from) {
@@ -433,6 +393,12 @@ impl Host {
         } else if early {
             self.sweep();
         }
+    }
+
+    /// There is no room for what comes early for a step: it must not begin as if nothing were missing.
+    fn refuse(&self, step: u64) {
+        self.dropped.orphaned.fetch_add(1, Relaxed);
+        self.end(step);
     }
 
     /// Drops what arrived long ago for steps that have not begun, if there is any and nobody has looked just now.
@@ -457,6 +423,7 @@ impl Host {
             let keep = e.active.is_some() || now.saturating_duration_since(e.born) < EARLY;
             if !keep {
                 self.early.fetch_sub(1, Relaxed);
+                self.early_bytes.give_back(std::mem::take(&mut e.charges));
                 self.dropped.orphaned.fetch_add(1, Relaxed);
             }
             keep
@@ -568,16 +535,6 @@ impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.host.end(self.step);
     }
-}
-
-/// The values of a share with one part in the share's order.
-fn in_order(part: &DevicePlan, values: Vec<Tensor>, fetches: usize) -> Vec<Tensor> {
-    if part.fetches.iter().enumerate().all(|(i, k)| i == *k) && values.len() == fetches {
-        return values;
-    }
-    let mut paired: Vec<(usize, Tensor)> = part.fetches.iter().copied().zip(values).collect();
-    paired.sort_by_key(|p| p.0);
-    paired.into_iter().map(|p| p.1).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use actorflow_core::error::{Error, Result};
 use actorflow_transport::identity::Identity;
-use actorflow_transport::{EndpointOptions, Limits, Message, Subject, Timing};
+use actorflow_transport::{EndpointOptions, Limits, Message, Subject, Timing, VISITOR};
 
 use super::epoch::{Epoch, Epochs};
 use super::link::Link;
@@ -14,7 +14,9 @@ use super::messages::{
     CANCEL, DESCRIBE, Description, DeviceEntry, EPOCH, GONE, Gone, Names, RESET, Reason, STEPS, Steps, header_of,
     with_header,
 };
-use super::node::{Node, Policy};
+use super::node::Node;
+use super::policy::Policy;
+use super::renewal::{self, Renewal};
 use super::server::CONNECT;
 use super::spec::{ClusterSpec, TaskName};
 
@@ -23,6 +25,10 @@ use super::spec::{ClusterSpec, TaskName};
 pub struct ConnectOptions {
     /// Who the client is: a certificate of a client or chief.
     pub identity: Identity,
+    /// Where the certificate is renewed as long as the session lives, and revocations come from. By default what the folder
+    /// of the identity says; see [`Renewal::of`]. Without one the certificate ends after its day, and revocations are not
+    /// noticed.
+    pub renewal: Option<Renewal>,
     /// Where its own endpoint is; by default any port.
     pub bind: Option<SocketAddr>,
     /// How long a task may take to answer.
@@ -34,9 +40,10 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// The default options: any port, 10 s for connecting.
+    /// The default options: any port, 10 s for connecting, renewal as the identity's folder says.
     pub fn new(identity: Identity) -> ConnectOptions {
         ConnectOptions {
+            renewal: Renewal::of(&identity),
             identity,
             bind: None,
             connect_timeout: CONNECT,
@@ -47,6 +54,9 @@ impl ConnectOptions {
 }
 
 /// Looking at a cluster, without a session.
+///
+/// It disturbs nobody who runs under the same identity: to the tasks it is a visitor and no run of its subject, and may
+/// not submit graphs.
 pub struct ClusterInfo {
     node: Arc<Node>,
     spec: ClusterSpec,
@@ -137,38 +147,58 @@ fn any(loopback: bool, v6: bool) -> IpAddr {
     }
 }
 
+/// Why a client joins a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To run graphs on it.
+    Work,
+    /// To look at it.
+    Look,
+}
+
 /// A client's node, which listens at `from` unless the options say where.
-fn start_client(from: IpAddr, spec: ClusterSpec, options: &ConnectOptions) -> Result<Arc<Node>> {
+fn start_client(from: IpAddr, spec: ClusterSpec, options: &ConnectOptions, purpose: Purpose) -> Result<Arc<Node>> {
     let bind = options.bind.unwrap_or_else(|| (from, 0).into());
-    let mut endpoint = EndpointOptions::new(bind, options.identity.clone());
+    let identity = match &options.renewal {
+        Some(renewal) => renewal.refreshed(&options.identity)?,
+        None => options.identity.clone(),
+    };
+    let mut endpoint = EndpointOptions::new(bind, identity.clone());
     endpoint.limits = options.limits;
     endpoint.timing = options.timing;
-    Node::start(
+    if purpose == Purpose::Look {
+        endpoint.incarnation = VISITOR;
+    }
+    let node = Node::start(
         endpoint,
         None,
         spec,
         Policy::of_client(),
         Epochs::none(),
         options.connect_timeout,
-    )
+    )?;
+    if let Some(renewal) = &options.renewal {
+        renewal::begin(&node, renewal, identity, true)?;
+    }
+    Ok(node)
 }
 
-/// A node for a client, the cluster as the task at `target` describes it, and which task that is. Whoever is `bound` belongs
+/// A node for a client, the cluster as the task at `target` describes it, and which task that is. Who comes to work belongs
 /// to the epoch that the task is in, and does nothing any more in a later one; who only looks belongs to none.
 pub(crate) fn client_node(
     target: &str,
     options: &ConnectOptions,
-    bound: bool,
+    purpose: Purpose,
 ) -> Result<(Arc<Node>, ClusterSpec, Option<TaskName>)> {
     let addr = address_of(target)?;
     let from = any(is_loopback(addr), addr.starts_with('['));
-    let node = start_client(from, ClusterSpec::new(), options)?;
+    let node = start_client(from, ClusterSpec::new(), options, purpose)?;
     let deadline = Instant::now() + options.connect_timeout;
     let peer = node.endpoint()?.connect(addr, None, deadline);
     let peer = peer.map_err(|e| e.context(format!("no task of a cluster answers at {addr}")))?;
     let answer = peer.call(Message::new(DESCRIBE), deadline)?;
     let d = header_of!(answer, Description)?;
-    if bound {
+    if purpose == Purpose::Work {
         node.endpoint()?.set_epoch(d.epoch);
     }
     let mut spec = ClusterSpec::new();
@@ -192,7 +222,7 @@ impl ClusterInfo {
         let on_loopback = spec.tasks().all(|(_, addr)| is_loopback(addr));
         let any_v6 = spec.tasks().any(|(_, addr)| addr.starts_with('['));
         Ok(ClusterInfo {
-            node: start_client(any(on_loopback, any_v6), spec.clone(), options)?,
+            node: start_client(any(on_loopback, any_v6), spec.clone(), options, Purpose::Look)?,
             spec: spec.clone(),
             patience: options.connect_timeout,
         })
@@ -203,7 +233,7 @@ impl ClusterInfo {
     /// # Errors
     /// `UNAVAILABLE` if nobody answers there, `UNAUTHENTICATED` if it is another cluster's.
     pub fn connect(target: &str, options: &ConnectOptions) -> Result<ClusterInfo> {
-        let (node, spec, _) = client_node(target, options, false)?;
+        let (node, spec, _) = client_node(target, options, Purpose::Look)?;
         Ok(ClusterInfo {
             node,
             spec,
@@ -276,16 +306,45 @@ impl ClusterInfo {
     }
 
     /// Forgets the variables, queues and the like of some containers in every task; of all, if none is named
-    /// (`tf.Session.reset`).
+    /// (`tf.Session.reset`). All tasks are asked, at the same time, whatever one of them says.
     ///
     /// # Errors
-    /// The first task's that could not.
+    /// The first task's that could not, with all those that could not and those that did.
     pub fn reset(&self, containers: &[&str]) -> Result<()> {
-        for (task, _) in self.spec.tasks() {
-            let names = containers.iter().map(|c| (*c).to_owned()).collect();
-            self.ask(&task, with_header!(RESET, 0, &Names { names })?)?;
+        let tasks: Vec<TaskName> = self.spec.tasks().map(|(t, _)| t).collect();
+        let answers: Vec<Result<Vec<String>>> = std::thread::scope(|scope| {
+            let asked: Vec<_> = tasks
+                .iter()
+                .map(|t| scope.spawn(|| self.reset_task(t, containers)))
+                .collect();
+            let panicked = || Err(Error::internal("the question panicked"));
+            asked
+                .into_iter()
+                .map(|a| a.join().unwrap_or_else(|_| panicked()))
+                .collect()
+        });
+        let names = |ok: bool| -> Vec<String> {
+            let of = tasks.iter().zip(&answers).filter(|(_, a)| a.is_ok() == ok);
+            of.map(|(t, _)| t.to_string()).collect()
+        };
+        let (done, not) = (names(true), names(false));
+        match answers.into_iter().find_map(Result::err) {
+            None => Ok(()),
+            Some(first) => Err(first.context(match done.is_empty() {
+                true => format!("nothing is forgotten by {}", not.join(", ")),
+                false => format!("forgotten by {}, not by {}", done.join(", "), not.join(", ")),
+            })),
         }
-        Ok(())
+    }
+
+    /// As [`reset`](Self::reset), in one task; gives those of the containers that had anything.
+    ///
+    /// # Errors
+    /// As [`task`](Self::task).
+    pub fn reset_task(&self, task: &TaskName, containers: &[&str]) -> Result<Vec<String>> {
+        let names = containers.iter().map(|c| (*c).to_owned()).collect();
+        let (_, answer) = self.ask(task, with_header!(RESET, 0, &Names { names })?)?;
+        Ok(header_of!(answer, Names)?.names)
     }
 
     /// Has a task go to an epoch of the cluster, unless it is in a later one: it drops what comes of earlier epochs from then
@@ -312,6 +371,9 @@ impl ClusterInfo {
     /// `NOT_FOUND` if the cluster has no such task.
     pub fn announce_gone(&self, task: &TaskName, incarnation: u64) -> Result<Vec<(TaskName, Error)>> {
         self.spec.address(task)?;
+        // What is pending there, of another announcement perhaps, need not wait for the silence.
+        let why = Error::unavailable("its process has ended");
+        self.node.give_up(task, incarnation, &why)?;
         let gone = Gone {
             task: task.to_string(),
             incarnation,

@@ -19,7 +19,7 @@ pub(crate) const ABORT: u16 = 4;
 pub(crate) const STATUS: u16 = 5;
 /// Notice: forget registered shares ([`Numbers`]).
 pub(crate) const RELEASE: u16 = 6;
-/// Request: forget the resources of containers ([`Names`]; none: all of them). Answer: nothing.
+/// Request: forget the resources of containers ([`Names`]; none: all of them). Answer: those of them that had any ([`Names`]).
 pub(crate) const RESET: u16 = 7;
 /// Request: which steps are in progress? Answer: [`Steps`].
 pub(crate) const STEPS: u16 = 8;

@@ -9,9 +9,11 @@
 //! - `messages`, `ship`: what they say to each other; parts of graphs as bytes
 //! - `table`, `host`, `joint`: the rendezvous of a step in a process; a process's devices and its share of each step;
 //!   the parts of a share
-//! - `peers`, `link`, `node`, `register`: who is connected; the way to another task; what a task does for others
+//! - `peers`, `link`, `node`, `policy`, `register`: who is connected; the way to another task; what a task does for others,
+//!   and for whom
 //! - `run`, `watch`, `master`: a step as its coordinator sees it, who watches over steps, and the coordinator
 //! - `server`, `info`, `epoch`, `events`: a task, looking at a cluster from outside, what fences off the past, and what is logged
+//! - `renewal`: how certificates stay valid
 //!
 //! The coordinator of a session lives in the process of the session. That saves a hop and a copy of everything that is
 //! fed and fetched, and a session's state cannot outlive those who use it. Neither it nor what a task does for others is an
@@ -43,7 +45,9 @@ mod master;
 mod messages;
 mod node;
 mod peers;
+mod policy;
 mod register;
+mod renewal;
 mod run;
 mod server;
 mod ship;
@@ -57,12 +61,13 @@ pub use actorflow_core::files::{Access, FilePolicy};
 pub use actorflow_transport::identity;
 pub use actorflow_transport::{Counters, Limits, Timing};
 pub use info::{ClusterInfo, ConnectOptions, DeviceStatus, StepStatus, TaskStatus};
+pub use renewal::Renewal;
 pub use server::{Server, ServerOptions, ServerStatus};
 pub use spec::{ClusterConfig, ClusterSpec, TF_CONFIG, TaskName};
 
 pub(crate) use devices::Devices;
 pub(crate) use host::Host;
-pub(crate) use info::client_node;
+pub(crate) use info::{Purpose, client_node};
 pub(crate) use master::{DistPlan, How, Master, MasterOptions};
 pub(crate) use server::cpu_executors;
 pub(crate) use tracer::Tracer;

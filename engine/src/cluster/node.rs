@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use actorflow_actors::exec::Pace;
 use actorflow_core::cancel::CancelToken;
-use actorflow_core::error::{Code, Error, Result};
+use actorflow_core::error::{Error, Result};
 use actorflow_core::rendezvous::EdgeKey;
 use actorflow_transport::{Endpoint, EndpointOptions, Handler, Message, Parcel, Peer, Reply, Subject};
 use crossbeam::channel::{Sender, bounded};
@@ -21,8 +21,9 @@ use super::host::{Host, ShareOptions, SharePlan};
 use super::link::Link;
 use super::messages::*;
 use super::peers::Peers;
+use super::policy::Policy;
 use super::register;
-use super::ship::GraphLimits;
+use super::renewal::Keeper;
 use super::spec::{ClusterSpec, TaskName};
 use super::tracer::Tracer;
 
@@ -33,45 +34,6 @@ const PLANS: usize = 4096;
 const REGISTRARS: usize = 2;
 /// Steps that are listed to whoever asks which are in progress.
 const LISTED: usize = 256;
-
-/// What a task allows its peers.
-#[derive(Debug, Clone)]
-pub(crate) struct Policy {
-    /// The jobs whose tasks may submit graphs, beside clients and chiefs.
-    pub(crate) submitters: Vec<String>,
-    /// What a graph may take that is registered.
-    pub(crate) graphs: GraphLimits,
-}
-
-impl Policy {
-    /// Of a process that runs no graphs for others.
-    pub(crate) fn of_client() -> Policy {
-        Policy {
-            submitters: Vec::new(),
-            graphs: GraphLimits { bytes: 0, nodes: 0 },
-        }
-    }
-
-    /// An error of importing a graph, with what the task takes if that was exceeded.
-    pub(crate) fn explain(&self, e: Error) -> Error {
-        let GraphLimits { bytes, nodes } = self.graphs;
-        match e.code() {
-            Code::ResourceExhausted => e.context(format!(
-                "this task takes graphs of up to {nodes} nodes and {bytes} bytes, constants included (the limits graph-nodes \
-                 and graph of its daemon, max_nodes and max_graph_bytes of its ServerOptions); feed what is large, or make \
-                 variables of it"
-            )),
-            _ => e,
-        }
-    }
-
-    fn may_submit(&self, subject: &Subject) -> bool {
-        match subject {
-            Subject::Client { .. } | Subject::Chief { .. } => true,
-            Subject::Task { job, .. } => self.submitters.contains(job),
-        }
-    }
-}
 
 /// Whose a plan or a step is: a subject, and which run of it.
 type Owner = (Subject, u64);
@@ -119,6 +81,8 @@ pub(crate) struct Node {
     jobs: Sender<Job>,
     patience: Duration,
     started: Instant,
+    /// What renews its certificate, if anything does.
+    pub(super) keeper: Mutex<Option<Keeper>>,
 }
 
 /// What the endpoint tells; it does not keep the node alive.
@@ -167,6 +131,7 @@ impl Node {
             jobs,
             patience,
             started: Instant::now(),
+            keeper: Mutex::default(),
         });
         let endpoint = Endpoint::bind(options, Arc::new(Ears(Arc::downgrade(&node))))?;
         node.endpoint.get_or_init(|| Arc::new(endpoint));
@@ -198,6 +163,7 @@ impl Node {
 
     /// Leaves the network.
     pub(crate) fn close(&self, grace: Duration) {
+        drop(self.keeper.lock().take());
         if let Some(e) = self.endpoint.get() {
             e.close(grace);
         }
@@ -380,13 +346,16 @@ impl Node {
     fn reset(&self, message: &Message) -> Result<Message> {
         let names = header_of!(message, Names)?.names;
         let resources = self.host()?.resources();
+        let mut known: Vec<String> = resources.list().into_iter().map(|(container, ..)| container).collect();
+        known.dedup();
+        known.retain(|c| names.is_empty() || names.contains(c));
         if names.is_empty() {
             resources.clear_all();
         }
         for name in names {
             resources.clear_container(&name);
         }
-        Ok(Message::new(RESET))
+        with_header!(RESET, 0, &Names { names: known })
     }
 
     fn answer(&self, peer: &Peer, message: &Message) -> Result<Message> {
@@ -411,25 +380,34 @@ impl Node {
         }
     }
 
+    /// Closes the connections with runs of a task up to `incarnation`, which have ended.
+    ///
+    /// # Errors
+    /// As [`endpoint`](Self::endpoint).
+    pub(crate) fn give_up(&self, task: &TaskName, incarnation: u64, why: &Error) -> Result<()> {
+        let subject = Subject::Task {
+            job: task.job.to_string(),
+            index: task.index,
+        };
+        for p in self.endpoint()?.peers() {
+            let info = p.info();
+            if info.subject == subject && info.incarnation <= incarnation && !info.is_visitor() {
+                p.give_up(why.clone().in_task(&task.to_string()));
+            }
+        }
+        Ok(())
+    }
+
     /// A run of a task has ended, as whoever watches over its process says: connections to it are given up at once,
     /// instead of when they have been silent for long. A task passes it on to the clients that it has.
     fn gone(&self, peer: &Peer, message: &Message) -> Result<Message> {
         let gone = header_of!(message, Gone)?;
         let task: TaskName = gone.task.parse()?;
-        let subject = Subject::Task {
-            job: task.job.to_string(),
-            index: task.index,
-        };
-        let peers = self.endpoint()?.peers();
-        for p in &peers {
-            let info = p.info();
-            if info.subject == subject && info.incarnation <= gone.incarnation {
-                let why = format!("its process has ended, {} says", peer.info().subject);
-                p.give_up(Error::unavailable(why).in_task(&gone.task));
-            }
-        }
+        let why = Error::unavailable(format!("its process has ended, {} says", peer.info().subject));
+        self.give_up(&task, gone.incarnation, &why)?;
         // Clients pass nothing on, so that no message goes round.
         if self.host.is_some() {
+            let peers = self.endpoint()?.peers();
             let outside = |p: &&Peer| *p != peer && task_of(&p.info().subject).is_none();
             for client in peers.iter().filter(outside) {
                 // One that has left needs no news.
@@ -439,35 +417,15 @@ impl Node {
         Ok(Message::new(GONE))
     }
 
-    fn allowed(&self, peer: &Peer, kind: u16) -> Result<()> {
-        let subject = &peer.info().subject;
-        if kind == GONE {
-            // A client takes it from the tasks that it computes with, a task from chiefs alone.
-            if self.host.is_none() || matches!(subject, Subject::Chief { .. }) {
-                return Ok(());
-            }
-            let why = format!("{subject} may not say that a task is gone; a chief may");
-            return Err(Error::new(Code::PermissionDenied, why));
-        }
-        if matches!(kind, DESCRIBE | STATUS) || self.policy.may_submit(subject) {
-            return Ok(());
-        }
-        Err(Error::new(
-            Code::PermissionDenied,
-            format!(
-                "{subject} may not submit graphs: clients and chiefs may, and tasks of the jobs {:?}; ask for a client's \
-                 token, or let the task's job submit",
-                self.policy.submitters
-            ),
-        ))
-    }
-
     /// A connection is up: it is used from now on.
     fn came(&self, peer: &Peer) {
-        self.peers.came(peer);
         let info = peer.info();
+        if info.is_visitor() {
+            return tracing::debug!(peer = %info.subject, addr = %info.addr, "visited");
+        }
+        self.peers.came(peer);
         if let Subject::Task { job, index } = &info.subject {
-            tracing::info!(peer = %info.subject, incarnation = info.incarnation, addr = %info.addr, "connected");
+            tracing::info!(peer = %info.subject, incarnation = %info.incarnation, addr = %info.addr, "connected");
             let link = TaskName::new(job, *index)
                 .ok()
                 .and_then(|t| self.links.lock().get(&t).cloned());
@@ -475,13 +433,17 @@ impl Node {
                 link.adopt(peer);
             }
         } else {
-            tracing::debug!(peer = %info.subject, incarnation = info.incarnation, addr = %info.addr, "connected");
+            tracing::debug!(peer = %info.subject, incarnation = %info.incarnation, addr = %info.addr, "connected");
         }
     }
 
     /// A connection is gone: the steps end that may have lost something with it. If it was the last one with that run of
     /// the peer, all its steps and plans go, too.
     fn lost(&self, peer: &Peer, why: &Error) {
+        if peer.info().is_visitor() {
+            // It had no part in anything.
+            return events::lost(peer, why, true);
+        }
         let silent = self.peers.silent_siblings(peer);
         let loss = self.peers.went(peer);
         let gone = owner(peer);
@@ -522,7 +484,8 @@ impl Node {
     /// The tasks that are connected.
     pub(crate) fn connected(&self) -> HashSet<String> {
         let peers = self.endpoint.get().map(|e| e.peers()).unwrap_or_default();
-        peers.iter().filter_map(|p| task_of(&p.info().subject)).collect()
+        let tasks = peers.iter().map(Peer::info).filter(|i| !i.is_visitor());
+        tasks.filter_map(|i| task_of(&i.subject)).collect()
     }
 }
 
@@ -551,7 +514,7 @@ impl Handler for Ears {
         let Some(node) = self.0.upgrade() else {
             return reply.send(Err(Error::unavailable("the task is shutting down")));
         };
-        if let Err(e) = node.allowed(peer, message.kind) {
+        if let Err(e) = node.policy.allows(peer.info(), message.kind) {
             return reply.send(Err(e));
         }
         match message.kind {
@@ -563,7 +526,7 @@ impl Handler for Ears {
 
     fn notice(&self, peer: &Peer, message: Message) {
         let Some(node) = self.0.upgrade() else { return };
-        if node.allowed(peer, message.kind).is_err() {
+        if node.policy.allows(peer.info(), message.kind).is_err() {
             return;
         }
         match message.kind {
@@ -584,6 +547,9 @@ impl Handler for Ears {
 
     fn parcel(&self, peer: &Peer, parcel: Parcel) {
         let Some(node) = self.0.upgrade() else { return };
+        if peer.info().is_visitor() {
+            return;
+        }
         if let (Some(host), Some(from)) = (&node.host, task_of(&peer.info().subject)) {
             let key = EdgeKey {
                 edge: parcel.edge,

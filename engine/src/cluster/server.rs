@@ -14,13 +14,15 @@ use actorflow_core::files::FilePolicy;
 use actorflow_core::kernel::Device;
 use actorflow_core::resource::ResourceManager;
 use actorflow_transport::identity::Identity;
-use actorflow_transport::{Counters, EndpointOptions, Limits, Subject, Timing};
+use actorflow_transport::{Counters, EndpointOptions, Limits, Subject, Timing, VISITOR};
 use parking_lot::{Condvar, Mutex};
 
 use super::epoch::Epochs;
 use super::host::Host;
 use super::info::DeviceStatus;
-use super::node::{Node, Policy};
+use super::node::Node;
+use super::policy::Policy;
+use super::renewal::{self, Renewal};
 use super::ship::GraphLimits;
 use super::spec::{ClusterSpec, TaskName};
 use crate::session::SessionOptions;
@@ -34,9 +36,12 @@ pub struct ServerOptions {
     pub task: TaskName,
     /// Who it is on the wire: a certificate for that very task.
     pub identity: Identity,
+    /// Where the certificate is renewed as long as the task runs, and revocations come from. By default what the folder of
+    /// the identity says; see [`Renewal::of`]. Without one, [`Server::set_identity`] is the only way.
+    pub renewal: Option<Renewal>,
     /// Where it listens; by default at the port of its address in `spec`, on that address if it is one, else on all.
     pub bind: Option<SocketAddr>,
-    /// Which run of the task this is: larger than that of every earlier one. By default the time of day.
+    /// Which run of the task this is, from 1: larger than that of every earlier one. By default the time of day.
     pub incarnation: Option<u64>,
     /// The cluster's epoch, at least: frames of earlier ones are dropped, and those of this task elsewhere if the cluster is
     /// in a later one. With 0 the task is in no epoch until it is told one, and nothing that it says is stale.
@@ -72,11 +77,12 @@ impl ServerOptions {
 
     /// The default options: epoch 1, one CPU device with every core, graphs from the jobs `chief`, `master` and `worker`, of up to
     /// 1 GiB and 1,048,576 nodes and without access to files; keep-alives every second, lost after 5 s of silence, 10 s
-    /// for connecting.
+    /// for connecting; renewal as the identity's folder says.
     pub fn new(spec: ClusterSpec, task: TaskName, identity: Identity) -> ServerOptions {
         ServerOptions {
             spec,
             task,
+            renewal: Renewal::of(&identity),
             identity,
             bind: None,
             incarnation: None,
@@ -171,8 +177,8 @@ impl Server {
     ///
     /// # Errors
     /// `NOT_FOUND` if the cluster has no such task, or there is no such directory that graphs may touch; `INVALID_ARGUMENT`
-    /// if the certificate is for somebody else; `DATA_LOSS` if the epoch's file holds something else; whatever the system says
-    /// about the address.
+    /// if the certificate is for somebody else, the incarnation is 0 or the authority's address is none; `DATA_LOSS` if the
+    /// epoch's file holds something else; whatever the system says about the address.
     pub fn start(options: ServerOptions) -> Result<Server> {
         actorflow_kernels::link();
         actorflow_core::op::registry().check()?;
@@ -197,16 +203,22 @@ impl Server {
         let (executors, resources) = cpu_executors(&options.task, &options.session);
         resources.set_files(files)?;
         let pool = executors.first().map(|e| e.device().pool().clone());
-        let host = Host::new(executors, resources);
+        let budget = pool.as_ref().map_or(usize::MAX, |p| p.stats().budget);
+        let host = Host::new(executors, resources, options.limits.within(budget).early_bytes);
         let mut endpoint = EndpointOptions::new(bind, options.identity.clone());
         endpoint.limits = options.limits;
         endpoint.timing = options.timing;
         endpoint.pool = pool;
         if let Some(i) = options.incarnation {
+            if i == VISITOR {
+                let why = "incarnation 0 stands for those who only look at a cluster; give a task 1 or more, or none";
+                return Err(Error::invalid(why));
+            }
             endpoint.incarnation = i;
         }
         let incarnation = endpoint.incarnation;
         let policy = Policy {
+            computes: true,
             submitters: options.submitters.clone(),
             graphs: GraphLimits {
                 bytes: options.max_graph_bytes,
@@ -216,6 +228,9 @@ impl Server {
         let (spec, patience) = (options.spec.clone(), options.connect_timeout);
         let epochs = Epochs::open(options.epoch, options.epoch_file.clone())?;
         let node = Node::start(endpoint, Some(host.clone()), spec, policy, epochs, patience).map_err(taken)?;
+        if let Some(renewal) = &options.renewal {
+            renewal::begin(&node, renewal, options.identity.clone(), false)?;
+        }
         Ok(Server {
             node,
             host,

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::{Key, SessionOptions};
 pub(crate) use crate::cluster::How;
 use crate::cluster::{
-    ConnectOptions, Devices, DistPlan, Host, Master, MasterOptions, Server, Tracer, client_node, cpu_executors,
+    ConnectOptions, Devices, DistPlan, Host, Master, MasterOptions, Purpose, Server, Tracer, client_node, cpu_executors,
 };
 use crate::partition::DivideOptions;
 use crate::passes::{self, Passes, ir::Ir};
@@ -86,7 +86,8 @@ impl Backend {
         {
             return Ok(Backend::One(one));
         }
-        let host = Host::new(executors, resources);
+        // Nobody sends anything to it.
+        let host = Host::new(executors, resources, 0);
         Backend::many(Devices::local(host)?, options, 0, false)
     }
 
@@ -104,7 +105,7 @@ impl Backend {
     pub(crate) fn outside(target: &str, client: &ConnectOptions, options: &SessionOptions) -> Result<Backend> {
         actorflow_kernels::link();
         actorflow_core::op::registry().check()?;
-        let (node, spec, home) = client_node(target, client, true)?;
+        let (node, spec, home) = client_node(target, client, Purpose::Work)?;
         let (filters, patience) = (&options.device_filters, client.connect_timeout);
         let devices = Devices::of_cluster(node, &spec, None, filters, patience)?;
         let first = home.and_then(|h| devices.first_of(&h)).unwrap_or(0);

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -29,6 +29,9 @@ const IDENTITY_FILE: &str = "identity.pem";
 /// The revoked certificates that the member knows of.
 const REVOKED_FILE: &str = "revoked.json";
 
+/// Where the authority is that renews the identity beside it: `HOST:PORT`.
+const AUTHORITY_FILE: &str = "authority-address";
+
 /// The largest files of an identity that are read, in bytes.
 const MAX_IDENTITY: usize = 64 << 10;
 pub(crate) const MAX_REVOKED: usize = 16 << 20;
@@ -50,6 +53,8 @@ struct Inner {
     leaf: Vec<u8>,
     ca: Vec<u8>,
     revocations: Revocations,
+    /// The folder that it was loaded from.
+    folder: Option<PathBuf>,
 }
 
 impl Identity {
@@ -74,7 +79,34 @@ impl Identity {
             leaf: leaf.to_vec(),
             ca: ca.to_vec(),
             revocations,
+            folder: None,
         })))
+    }
+
+    /// The folder that it was [loaded](Self::load) from, if it was.
+    pub fn folder(&self) -> Option<&Path> {
+        self.0.folder.as_deref()
+    }
+
+    /// The same identity, as if it were loaded from that folder.
+    fn in_folder(self, dir: &Path) -> Identity {
+        Identity(Arc::new(Inner {
+            folder: Some(dir.to_owned()),
+            ..self.copy(self.0.revocations.clone())
+        }))
+    }
+
+    fn copy(&self, revocations: Revocations) -> Inner {
+        Inner {
+            peer: self.0.peer.clone(),
+            not_before: self.0.not_before,
+            not_after: self.0.not_after,
+            key: self.0.key.clone(),
+            leaf: self.0.leaf.clone(),
+            ca: self.0.ca.clone(),
+            revocations,
+            folder: self.0.folder.clone(),
+        }
     }
 
     /// Which member this is.
@@ -124,15 +156,7 @@ impl Identity {
 
     /// The same identity, refusing the certificates of `revocations` instead of those it refused so far.
     pub fn with_revocations(&self, revocations: &Revocations) -> Identity {
-        Identity(Arc::new(Inner {
-            peer: self.0.peer.clone(),
-            not_before: self.0.not_before,
-            not_after: self.0.not_after,
-            key: self.0.key.clone(),
-            leaf: self.0.leaf.clone(),
-            ca: self.0.ca.clone(),
-            revocations: revocations.clone(),
-        }))
+        Identity(Arc::new(self.copy(revocations.clone())))
     }
 
     /// The configuration with which to connect to members of the cluster: TLS 1.3 alone, our certificate shown, the
@@ -234,7 +258,7 @@ impl Identity {
             .and_then(|json| Revocations::from_json(&json))
             .map_err(|error| error.context(revoked.display()))?;
         identity.check_dates(now)?;
-        Ok(identity.with_revocations(&revocations))
+        Ok(identity.with_revocations(&revocations).in_folder(dir))
     }
 
     fn from_pem(text: &[u8], revocations: Revocations) -> Result<Identity> {
@@ -271,6 +295,22 @@ impl Identity {
             _ => Ok(()),
         }
     }
+}
+
+/// Notes beside the identity in `dir` where it is renewed.
+///
+/// # Errors
+/// Those of the file system, with the file.
+pub fn remember_authority(dir: &Path, addr: &str) -> Result<()> {
+    let path = dir.join(AUTHORITY_FILE);
+    std::fs::write(&path, format!("{addr}\n")).map_err(|e| Error::from(e).context(path.display()))
+}
+
+/// Where the identity in `dir` is renewed, if somebody has [noted](remember_authority) it.
+pub fn authority_of(dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(dir.join(AUTHORITY_FILE)).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Shows everything but the key.
@@ -336,6 +376,17 @@ mod tests {
         assert_eq!(read.ca_hash(), authority.ca_hash());
         assert_eq!(read.revocations(), identity.revocations());
         read.client_tls(&[b"x"]).unwrap();
+        assert_eq!(identity.folder(), None);
+        assert_eq!(read.folder(), Some(path.as_path()));
+        assert_eq!(read.with_revocations(&Revocations::none()).folder(), read.folder());
+    }
+
+    #[test]
+    fn the_authoritys_address_is_remembered_beside_the_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(authority_of(dir.path()), None);
+        remember_authority(dir.path(), "host:2200").unwrap();
+        assert_eq!(authority_of(dir.path()).as_deref(), Some("host:2200"));
     }
 
     #[cfg(unix)]

@@ -69,16 +69,57 @@ impl Renewer {
         revocations_every: Duration,
         report: impl FnMut(Update) + Send + 'static,
     ) -> Result<Renewer> {
+        Self::begin(addr, identity, revocations_every, None, report)
+    }
+
+    /// As [`start_with`](Self::start_with), for an identity that was [refreshed](refresh) just now.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_fresh(
+        addr: &str,
+        identity: Identity,
+        revocations_every: Duration,
+        report: impl FnMut(Update) + Send + 'static,
+    ) -> Result<Renewer> {
+        Self::begin(addr, identity, revocations_every, Some(Instant::now()), report)
+    }
+
+    fn begin(
+        addr: &str,
+        identity: Identity,
+        every: Duration,
+        fetched: Option<Instant>,
+        report: impl FnMut(Update) + Send + 'static,
+    ) -> Result<Renewer> {
         let (stop, stopped) = mpsc::channel();
         let addr = addr.to_owned();
         let thread = thread::Builder::new()
             .name("actorflow-renew".to_owned())
-            .spawn(move || run(&addr, identity, revocations_every, report, &stopped))
+            .spawn(move || run(&addr, identity, every, fetched, report, &stopped))
             .map_err(|error| Error::from(error).context("no thread to renew the certificate"))?;
         Ok(Renewer {
             stop: Some(stop),
             thread: Some(thread),
         })
+    }
+
+    /// Ends it, without waiting for the attempt in progress.
+    pub fn stop(mut self) {
+        drop(self.stop.take());
+        drop(self.thread.take());
+    }
+}
+
+/// The identity as the authority at `addr` (`HOST:PORT`) has it now: renewed if that is due, else the same one with the
+/// present revocations. Blocks, at most until `deadline`.
+///
+/// # Errors
+/// As [`renew`].
+pub fn refresh(addr: &str, identity: &Identity, deadline: Instant) -> Result<Identity> {
+    match next(identity, SystemTime::now(), None, REVOCATIONS_EVERY) {
+        Next::Renew => renew(addr, identity, deadline),
+        _ => Ok(identity.with_revocations(&fetch_revocations(addr, identity, deadline)?)),
     }
 }
 
@@ -137,10 +178,10 @@ fn run(
     addr: &str,
     mut identity: Identity,
     every: Duration,
+    mut fetched: Option<Instant>,
     mut report: impl FnMut(Update),
     stopped: &mpsc::Receiver<()>,
 ) {
-    let mut fetched: Option<Instant> = None;
     let mut failures = 0u32;
     loop {
         let passed = fetched.map(|at| at.elapsed());
@@ -268,6 +309,23 @@ mod tests {
         };
         assert!(warned.revocations().contains(other.serial()));
         assert_eq!(warned.serial(), fresh.serial());
+    }
+
+    #[test]
+    fn an_identity_is_refreshed_at_once() {
+        let authority = Authority::ephemeral("c").unwrap();
+        let service = serve("127.0.0.1:0".parse().unwrap(), &authority).unwrap();
+        let (addr, until) = (service.addr().to_string(), Instant::now() + MINUTE);
+        let other = authority.issue("task/ps/1".parse().unwrap(), DAY).unwrap();
+        authority.revoke(other.serial()).unwrap();
+        let young = authority.issue(subject(), DAY).unwrap();
+        let same = refresh(&addr, &young, until).unwrap();
+        assert_eq!(same.serial(), young.serial());
+        assert!(same.revocations().contains(other.serial()));
+        let aged = SystemTime::now() - DAY / 24 * 20;
+        let old = authority.issue_at(subject(), DAY, aged).unwrap();
+        let renewed = refresh(&addr, &old, until).unwrap();
+        assert!(renewed.serial() != old.serial() && renewed.revocations().contains(other.serial()));
     }
 
     #[test]

@@ -3,6 +3,10 @@
 
 use std::collections::BTreeMap;
 
+/// The incarnation of a visitor: somebody who looks at its peers and is no run of its subject. It neither closes
+/// connections of others nor is closed for them, and its peers take no work from it.
+pub const VISITOR: u64 = 0;
+
 /// Subjects that are remembered; beyond it the ones with the smallest incarnations are forgotten.
 const REMEMBERED: usize = 64 << 10;
 
@@ -21,7 +25,7 @@ pub enum Verdict {
 }
 
 /// The latest incarnation of every subject that has been seen. Only subjects that exist once have one: of a client any
-/// number of runs may live at the same time.
+/// number of runs may live at the same time; and a [`VISITOR`] is no run of anybody.
 #[derive(Debug, Clone, Default)]
 pub struct Fences {
     latest: BTreeMap<String, u64>,
@@ -35,7 +39,7 @@ impl Fences {
 
     /// Judges a peer by its subject and incarnation, and remembers it.
     pub fn judge(&mut self, subject: &str, incarnation: u64) -> Verdict {
-        if subject.starts_with("client/") {
+        if incarnation == VISITOR || subject.starts_with("client/") {
             return Verdict::Welcome;
         }
         match self.latest.get_mut(subject) {
@@ -69,6 +73,15 @@ mod tests {
         assert_eq!(f.judge("task/ps/0", 7), Verdict::Newer);
         assert_eq!(f.judge("task/ps/0", 5), Verdict::Stale { latest: 7 });
         assert_eq!(f.judge("task/ps/1", 1), Verdict::Welcome);
+    }
+
+    #[test]
+    fn a_visitor_neither_fences_nor_is_fenced() {
+        let mut f = Fences::new();
+        assert_eq!(f.judge("chief/main", VISITOR), Verdict::Welcome);
+        assert_eq!(f.judge("chief/main", 3), Verdict::Welcome);
+        assert_eq!(f.judge("chief/main", VISITOR), Verdict::Welcome);
+        assert_eq!(f.judge("chief/main", 2), Verdict::Stale { latest: 3 });
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //! - **Hello.** The first frame in each direction names cluster, subject, incarnation, epoch and limits. Nothing else is
 //!   read before it.
 //! - **Fences.** Every frame carries its sender's incarnation and epoch. One of another incarnation, or of an epoch
-//!   before this side's, is dropped and counted; a request of an old epoch is answered with `ABORTED`.
+//!   before this side's, is dropped and counted; a request of an old epoch is answered with `ABORTED`. A later
+//!   incarnation of a subject closes the connections of earlier ones; a [`VISITOR`] has no part in that.
 //! - **Requests** have deadlines and exactly one answer. What is pending when the connection is lost fails at once. Small
 //!   ones take no room at their receiver; those that it is not known to have read have a bound in bytes at their sender.
 //! - **Windows.** Parcels and large messages take room at their receiver until they are delivered there. Without room
@@ -41,7 +42,7 @@ use crate::limits::{Limits, Timing};
 use crate::message::{Message, Parcel};
 
 pub use connection::Connection;
-pub use fence::{Fences, Verdict};
+pub use fence::{Fences, VISITOR, Verdict};
 
 /// A point in time: since an origin that is the same in all calls on a connection.
 pub type Time = Duration;

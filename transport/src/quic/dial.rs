@@ -88,7 +88,7 @@ pub(super) fn dial(shared: &Arc<Shared>, addr: &str, expect: Option<&Subject>, w
         let live = shared
             .all_links()
             .into_iter()
-            .find(|l| l.is_up() && l.info().is_some_and(|i| i.subject == *subject));
+            .find(|l| l.is_up() && l.info().is_some_and(|i| i.subject == *subject && !i.is_visitor()));
         if let Some(peer) = live.and_then(|l| l.peer()) {
             return waiter.done(Ok(peer));
         }

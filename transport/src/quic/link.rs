@@ -439,7 +439,7 @@ fn fence_off(shared: &Shared, newer: &PeerInfo) {
     for link in shared.all_links() {
         let older = link
             .info()
-            .is_some_and(|i| i.subject == newer.subject && i.incarnation < newer.incarnation);
+            .is_some_and(|i| i.subject == newer.subject && i.incarnation < newer.incarnation && !i.is_visitor());
         if older && !link.is_over() {
             Totals::count(&shared.totals.fenced, 1);
             link.fenced.store(true, Ordering::Relaxed);

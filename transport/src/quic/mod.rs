@@ -68,7 +68,7 @@ pub struct EndpointOptions {
     /// Who this endpoint is.
     pub identity: Identity,
     /// Which run of the task this is: larger than that of every earlier one. A peer that has seen it refuses smaller
-    /// ones.
+    /// ones. [`VISITOR`](crate::VISITOR) for an endpoint that only looks at its peers, beside the runs of its subject.
     pub incarnation: u64,
     /// The cluster's epoch; 0 while it is unknown, which is never stale.
     pub epoch: u64,

@@ -16,6 +16,7 @@ use crate::frame::encode::check_message;
 use crate::frame::sendable;
 use crate::identity::Subject;
 use crate::message::{Message, Parcel};
+use crate::proto::VISITOR;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,13 @@ pub struct PeerInfo {
     pub incarnation: u64,
     /// Its UDP address.
     pub addr: SocketAddr,
+}
+
+impl PeerInfo {
+    /// Whether it only looks: see [`VISITOR`].
+    pub fn is_visitor(&self) -> bool {
+        self.incarnation == VISITOR
+    }
 }
 
 /// Called once with the answer to a request, or with why there is none.
