@@ -7,7 +7,7 @@ use std::time::Duration;
 use actorflow::graphdef::import_graph;
 use actorflow::npy::read_npy_file;
 use actorflow::placement::Free;
-use actorflow::{DType, Graph, Operation, Output, Passes, Session, SessionOptions, Tensor, gradients};
+use actorflow::{Graph, Operation, Output, Passes, Session, SessionOptions, Tensor, gradients};
 use serde::Deserialize;
 
 use super::compare::compare;
@@ -54,28 +54,6 @@ struct Gradients {
     rtol: f64,
     #[serde(default)]
     atol: f64,
-}
-
-/// The strings of an `.npy` file with the NUL bytes that they ended in.
-///
-/// NumPy makes `|S` items as wide as the longest string and drops NULs when it reads them. So where no string fills its
-/// item, the longest ones did: the bytes are still in the file. Serialised messages end so.
-fn whole_strings(file: &[u8], read: Tensor) -> Result<Tensor, String> {
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    let head = text(&file[..file.len().min(128)]);
-    let width = head.split_once("'|S").and_then(|(_, n)| n.split_once('\''));
-    let width = width.and_then(|(n, _)| n.parse::<usize>().ok()).unwrap_or(0);
-    let strings = read.as_strings().map_err(|e| e.to_string())?;
-    let longest = strings.iter().map(|s| s.len()).max().unwrap_or(0);
-    if longest == 0 || longest >= width {
-        return Ok(read);
-    }
-    let whole = |s: &[u8]| {
-        let nuls = if s.len() == longest { width - longest } else { 0 };
-        [s, &vec![0; nuls]].concat()
-    };
-    let all: Vec<Vec<u8>> = strings.iter().map(|s| whole(s)).collect();
-    Tensor::strings(read.shape(), all).map_err(|e| e.to_string())
 }
 
 /// How cases are run.
@@ -196,19 +174,10 @@ impl Check<'_> {
         read_npy_file(self.dir.join(file)).map_err(|e| e.to_string())
     }
 
-    /// An array that is fed: strings are what the case's author fed, to the last byte.
-    fn fed(&self, file: &Path) -> Result<Tensor, String> {
-        let read = self.array(file)?;
-        match read.dtype() {
-            DType::Str => whole_strings(&std::fs::read(self.dir.join(file)).map_err(|e| e.to_string())?, read),
-            _ => Ok(read),
-        }
-    }
-
     fn feeds(&self, files: &BTreeMap<String, PathBuf>) -> Result<Vec<(Output, Tensor)>, String> {
         files
             .iter()
-            .map(|(name, file)| Ok((self.output(name)?, self.fed(file)?)))
+            .map(|(name, file)| Ok((self.output(name)?, self.array(file)?)))
             .collect()
     }
 
@@ -280,32 +249,5 @@ impl Check<'_> {
             compare(value, &self.array(file)?, g.rtol, g.atol).map_err(|e| format!("d/d {x}: {e}"))?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use actorflow::npy::{read_npy, write_npy};
-
-    /// What is fed of strings that NumPy stored in items of `width` bytes.
-    fn fed(strings: &[&str], width: usize) -> Vec<Vec<u8>> {
-        // As wide as the first, which is replaced in the file.
-        let mut stored = vec!["x".repeat(width)];
-        stored.extend(strings[1..].iter().map(|s| (*s).to_owned()));
-        let mut file = write_npy(&Tensor::strings([strings.len()], stored).unwrap()).unwrap();
-        let at = file.len() - width * strings.len();
-        file[at..at + width].fill(0);
-        file[at..at + strings[0].len()].copy_from_slice(strings[0].as_bytes());
-        let whole = whole_strings(&file, read_npy(&file).unwrap()).unwrap();
-        whole.as_strings().unwrap().iter().map(|s| s.to_vec()).collect()
-    }
-
-    #[test]
-    fn fed_strings_keep_the_nul_bytes_that_they_end_in() {
-        assert_eq!(fed(&["abc"], 5), [b"abc\0\0"]);
-        assert_eq!(fed(&["abc", "xyz", "a"], 4), [&b"abc\0"[..], b"xyz\0", b"a"]);
-        assert_eq!(fed(&["ab", "wxyz"], 4), [&b"ab"[..], b"wxyz"]);
-        assert_eq!(fed(&[""], 1), [b""]);
     }
 }
