@@ -235,7 +235,10 @@ impl Config {
             memory: memory.map(|s| s.read(size)).transpose()?,
             threads: counted("threads", args.threads, file.threads, 4096)?,
             devices: counted("devices", args.devices, file.devices, 64)?.unwrap_or(1),
-            submitters: args.submitters.clone().or(file.submitters),
+            submitters: args.submitters.clone().or(file.submitters).map(|jobs| {
+                // None at all is an empty text on a command line.
+                jobs.into_iter().filter(|j| !j.is_empty()).collect()
+            }),
             allow_dir: match args.allow_dir.is_empty() {
                 true => file.allow_dir,
                 false => args.allow_dir.clone(),
@@ -362,6 +365,9 @@ mod tests {
             (c.submitters, c.level, c.format),
             (Some(vec![]), Level::Debug, Format::Json)
         );
+        let flags = |jobs: &str| resolve(&["--config", &path, "--submitters", jobs]).unwrap().submitters;
+        assert_eq!(flags(""), Some(vec![]));
+        assert_eq!(flags("ps,worker"), Some(vec!["ps".to_owned(), "worker".to_owned()]));
         assert_eq!(c.metrics, "127.0.0.1:9100".parse().ok());
         assert_eq!(c.grace, Duration::from_secs(10));
         assert_eq!(c.bind, "0.0.0.0:3".parse().ok());
