@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use actorflow::cluster::{ClusterInfo, ConnectOptions, TaskName};
 use actorflow::flow::{WhileOptions, while_loop};
-use actorflow::{Code, DType, Graph, Operation, Output, PartialShape, Result, Session, Tensor};
-use cluster::{Cluster, options};
+use actorflow::{Code, DType, Graph, GraphVariables, Operation, Output, PartialShape, Result, Session, Tensor};
+use cluster::{Cluster, doubled, on_ps, options};
 
 const TASKS: &[(&str, u32)] = &[("ps", 0), ("worker", 0), ("worker", 1)];
 const CLIENTS: usize = 12;
@@ -246,4 +246,57 @@ fn containers_keep_clients_apart_or_together_and_one_can_be_forgotten() {
     assert_eq!(values(), left);
     info.reset(&[]).unwrap();
     assert_eq!(values(), vec![None; clients.len()], "all are forgotten");
+}
+
+#[test]
+fn whoever_looks_at_a_cluster_disturbs_nobody_who_runs_under_the_same_name() {
+    let c = Cluster::new(&TASKS[..2]);
+    let g = Graph::new();
+    let y = doubled(&g, &on_ps(&g, Tensor::from([1f32, 2.0])));
+    let chief = ConnectOptions::new(c.identity("chief/main"));
+    let of_chief = || Session::connect(&g, &c.servers[0].target(), &chief, options()).unwrap();
+    let sessions = [c.session(&g, 1), of_chief()];
+    sessions[0]
+        .execute(&[&g.global_variables_initializer().unwrap()])
+        .unwrap();
+    let all_run = || {
+        for s in &sessions {
+            assert_eq!(s.run(&[], &[&y]).unwrap()[0], Tensor::from([2f32, 4.0]));
+        }
+    };
+    all_run();
+    for who in ["task/worker/0", "chief/main"] {
+        let me = ConnectOptions::new(c.identity(who));
+        for server in &c.servers {
+            let info = ClusterInfo::connect(&server.target(), &me).unwrap();
+            for (job, server) in ["ps", "worker"].iter().zip(&c.servers) {
+                let t = TaskName::new(job, 0).unwrap();
+                assert_eq!(info.task(&t).unwrap().incarnation, server.incarnation());
+                assert!(info.steps(&t).unwrap().is_empty());
+            }
+            all_run();
+            drop(info);
+            all_run();
+        }
+    }
+    for server in &c.servers {
+        assert_eq!(server.counters().unwrap().fenced, 0);
+    }
+    // A session is a run of its chief, and takes the place of an earlier one.
+    let next = of_chief();
+    assert_eq!(next.run(&[], &[&y]).unwrap()[0], Tensor::from([2f32, 4.0]));
+    let until = Instant::now() + Duration::from_secs(20);
+    let e = loop {
+        match sessions[1].run(&[], &[&y]) {
+            Err(e) if e.code() == Code::Aborted => break e,
+            got => assert!(Instant::now() < until, "{got:?}"),
+        }
+    };
+    assert!(e.message().contains("is over"), "{e}");
+    assert_eq!(next.run(&[], &[&y]).unwrap()[0], Tensor::from([2f32, 4.0]));
+    // Nobody runs as a visitor.
+    let mut nobody = c.server_options("ps", 0);
+    nobody.incarnation = Some(0);
+    let e = actorflow::cluster::Server::start(nobody).err().unwrap();
+    assert_eq!(e.code(), Code::InvalidArgument, "{e}");
 }

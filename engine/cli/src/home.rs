@@ -8,9 +8,6 @@ use actorflow::{Error, Result};
 /// Names the folder of identities.
 pub(crate) const HOME: &str = "ACTORFLOW_HOME";
 
-/// Beside an identity: the address at which it is renewed.
-const AUTHORITY_ADDRESS: &str = "authority-address";
-
 /// Beside a task's identity: the cluster's epoch as the task knows it.
 pub(crate) fn epoch_file(identity: &Path) -> PathBuf {
     identity.join("epoch")
@@ -75,34 +72,5 @@ pub(crate) fn caller(dir: Option<&Path>) -> Result<Identity> {
                 names.join(", ")
             )))
         }
-    }
-}
-
-/// Remembers where an identity is renewed.
-///
-/// # Errors
-/// Those of the file system, with the file.
-pub(crate) fn remember_authority(dir: &Path, addr: &str) -> Result<()> {
-    let path = dir.join(AUTHORITY_ADDRESS);
-    std::fs::write(&path, format!("{addr}\n")).map_err(|e| Error::from(e).context(path.display()))
-}
-
-/// Where an identity is renewed, if anybody has said so.
-pub(crate) fn authority_of(dir: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(dir.join(AUTHORITY_ADDRESS)).ok()?;
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_authoritys_address_is_remembered_beside_the_identity() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(authority_of(dir.path()), None);
-        remember_authority(dir.path(), "host:2200").unwrap();
-        assert_eq!(authority_of(dir.path()).as_deref(), Some("host:2200"));
     }
 }

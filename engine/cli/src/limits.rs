@@ -74,7 +74,7 @@ const ANY: usize = 1 << 50;
 
 /// In the order of the help. The least values leave room for what a connection needs to be one: its hellos, and requests
 /// as small as those of the commands that look at a cluster.
-const ALL: [Limit; 18] = [
+const ALL: [Limit; 19] = [
     limit("header", Unit::Bytes, 4096, 64 << 10, "a message's own header", |l| {
         &mut l.wire.header
     }),
@@ -124,6 +124,14 @@ const ALL: [Limit; 18] = [
         |l| &mut l.wire.parked_bytes,
     ),
     limit("parked", Unit::Count, 1, ANY, "its frames", |l| &mut l.wire.parked),
+    limit(
+        "early-bytes",
+        Unit::Bytes,
+        4096,
+        ANY,
+        "what waits of one member for steps that have not begun",
+        |l| &mut l.wire.early_bytes,
+    ),
     limit(
         "pending-requests",
         Unit::Count,

@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use actorflow::cluster::identity::Identity;
+use actorflow::cluster::identity::{Authority, Identity};
 use actorflow::cluster::{ClusterInfo, ConnectOptions};
 use actorflow::{Code, Graph, Session, SessionOptions};
 use actorflow_cli::cluster::local::{LocalCluster, LocalOptions, Signal};
@@ -55,10 +55,37 @@ fn a_local_cluster_trains_and_leaves_no_process_when_it_is_interrupted() {
     let devices: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(devices["devices"].as_array().unwrap().len(), 3, "{ran:?}");
     let ran = look("steps", &["--json"]);
-    assert_eq!(ran.stdout, "{\"steps\":[]}\n", "{ran:?}");
+    assert_eq!(ran.stdout, "{\"steps\":[],\"unreachable\":[]}\n", "{ran:?}");
+    let ran = look("status", &["--json"]);
+    let status: Value = serde_json::from_str(&ran.stdout).unwrap();
+    for t in status["tasks"].as_array().unwrap() {
+        assert!(
+            t["incarnation"].as_str().unwrap().parse::<u64>().unwrap() > 1 << 53,
+            "{t}"
+        );
+        assert!(t["memory_used"].is_u64(), "{t}");
+    }
     let ran = look("cancel", &["17"]);
     assert_eq!((ran.code, ran.stderr.contains("no step 17")), (1, true), "{ran:?}");
-    assert_eq!(look("reset", &[]).code, 0);
+    let ran = look("cancel", &["17", "--json"]);
+    let said: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &said["cancelled"]), (1, &Value::Bool(false)), "{ran:?}");
+    assert_eq!(said["errors"].as_array().unwrap().len(), 3, "{ran:?}");
+
+    let ran = look("reset", &["no such"]);
+    assert_eq!((ran.code, ran.stderr.contains("\"no such\"")), (1, true), "{ran:?}");
+    let ran = look("reset", &["--json"]);
+    let said: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let forgotten = |task: &str| {
+        let tasks = said["tasks"].as_array().unwrap().iter();
+        tasks
+            .filter(|t| t["task"] == task)
+            .map(|t| t["forgotten"].clone())
+            .next()
+    };
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(forgotten("/job:ps/task:0"), Some(serde_json::json!([""])), "{ran:?}");
+    assert_eq!(forgotten("/job:worker/task:1"), Some(serde_json::json!([])), "{ran:?}");
     let e = model
         .step(&model.session(&cluster.target, &cluster.identity))
         .unwrap_err();
@@ -214,19 +241,22 @@ fn machines_join_by_a_token_and_are_taken_back() {
     let line = token["command"].as_str().unwrap();
     let (give, take) = line.split_once(" | actorflow ").unwrap();
     let secret = give.strip_prefix("printf %s ").unwrap();
-    let join = || {
+    let join_with = |more: &[&str]| {
         let mut child = Command::new(ACTORFLOW)
             .args(take.split(' '))
+            .args(more)
             .args(["--identity", text(&home)])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(secret.as_bytes()).unwrap();
+        // Who is a member already does not read it.
+        let _ = child.stdin.take().unwrap().write_all(secret.as_bytes());
         child.wait_with_output().unwrap()
     };
-    let joined = join();
+    let join = || join_with(&[]);
+    let joined = join_with(&["--if-needed"]);
     assert!(joined.status.success(), "{joined:?}");
     let identity = Identity::load(&home).unwrap();
     assert_eq!(
@@ -239,6 +269,32 @@ fn machines_join_by_a_token_and_are_taken_back() {
         !String::from_utf8_lossy(&twice.stderr).contains(secret),
         "an error does not repeat the secret"
     );
+
+    // Who is a member needs no token; who is not any more does.
+    let needless = join_with(&["--if-needed"]);
+    assert!(needless.status.success(), "{needless:?}");
+    assert!(
+        String::from_utf8_lossy(&needless.stdout).contains("already"),
+        "{needless:?}"
+    );
+    assert_eq!(Identity::load(&home).unwrap().serial(), identity.serial());
+    let authority = Authority::open(&ca).unwrap();
+    let expired = authority.issue("task/worker/1".parse().unwrap(), Duration::from_secs(1));
+    expired.unwrap().save(&home).unwrap();
+    clusters::until("it does not expire", || Identity::load(&home).is_err());
+    let late = join_with(&["--if-needed"]);
+    assert_eq!(late.status.code(), Some(1), "{late:?}");
+    let ran = run(ask);
+    let token: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let line = token["command"].as_str().unwrap();
+    let fresh = dir.path().join("secret");
+    let secret_of = |line: &str| line.split(' ').nth(2).unwrap().to_owned();
+    std::fs::write(&fresh, secret_of(line)).unwrap();
+    let args = take.trim_end_matches(" --token-file -").split(' ');
+    let more = ["--token-file", text(&fresh), "--identity", text(&home), "--if-needed"];
+    let again = run(args.chain(more));
+    assert_eq!(again.code, 0, "{again:?}");
+    let identity = Identity::load(&home).unwrap();
 
     let ran = run(["cluster", "revoke", "--authority", text(&ca), "task/worker/1"]);
     assert!(ran.stdout.contains(identity.serial()), "{ran:?}");
@@ -544,4 +600,58 @@ fn what_stands_in_the_way_is_named_with_the_cure() {
         said.contains("--ca-hash") && said.contains("is the address right?"),
         "{said}"
     );
+}
+
+#[test]
+fn the_manifests_for_kubernetes_say_what_the_commands_know() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/kubernetes");
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    let mut checked = Vec::new();
+    for name in ["authority.yaml", "ps.yaml", "worker.yaml"] {
+        let manifest = read(name);
+        // A command goes on to the end of its block, which is indented as its first line is.
+        let lines: Vec<&str> = manifest.lines().collect();
+        for (i, line) in lines.iter().enumerate().filter(|(_, l)| l.contains("actorflow ")) {
+            let depth = |l: &str| l.len() - l.trim_start().len();
+            let block = lines[i..].iter().take_while(|l| depth(l) == depth(line));
+            let words: Vec<&str> = block.flat_map(|l| l.split_whitespace()).collect();
+            let at = words.iter().position(|w| *w == "actorflow").unwrap();
+            let command: Vec<&str> = words[at + 1..]
+                .iter()
+                .take_while(|w| w.bytes().all(|b| b.is_ascii_lowercase()))
+                .copied()
+                .collect();
+            let help = run(command.iter().copied().chain(["--help"]));
+            assert_eq!(help.code, 0, "{name}: {command:?}");
+            for flag in words.iter().filter(|w| w.starts_with("--")) {
+                assert!(
+                    help.stdout.contains(&format!("{flag} ")) || help.stdout.contains(&format!("{flag}\n")),
+                    "{name}: {command:?} {flag}"
+                );
+            }
+            checked.push(command.join(" "));
+        }
+    }
+    assert_eq!(
+        checked,
+        [
+            "cluster init",
+            "cluster serve",
+            "cluster join",
+            "daemon",
+            "cluster join",
+            "daemon"
+        ]
+    );
+    // The two differ in names and numbers alone.
+    let ps = read("ps.yaml")
+        .replace("Parameter servers", "Workers")
+        .replace("replicas: 1", "replicas: 4");
+    let renamed = ps.replace("name: ps", "name: worker").replace("app: ps", "app: worker");
+    let renamed = renamed
+        .replace("serviceName: ps", "serviceName: worker")
+        .replace("task/ps/", "task/worker/")
+        .replace("--job ps", "--job worker")
+        .replace("join-ps", "join-worker");
+    assert_eq!(renamed, read("worker.yaml"));
 }

@@ -39,6 +39,11 @@ fn sum_of(
     session.run(&[(&*count, Tensor::from([n]))], &[&*sum])?[0].to_scalar()
 }
 
+/// A number of 64 bits, which is text so that every reader of JSON keeps all its digits.
+fn number(value: &Value) -> Option<u64> {
+    value.as_str()?.parse().ok()
+}
+
 fn is(event: &Value, field: &str, value: &str) -> bool {
     event[field] == value
 }
@@ -50,20 +55,26 @@ fn the_log_tells_who_came_who_went_what_failed_and_what_was_refused() {
     let worker = daemons.start("worker", 0, &[&JSON[..], &["--memory", "1MiB"]].concat());
     let ready = ps.event("ready", |e| is(e, "task", "/job:ps/task:0"));
     assert!(
-        is(&ready, "level", "INFO") && ready["incarnation"].is_u64() && ready["timestamp"].is_string(),
+        is(&ready, "level", "INFO") && number(&ready["incarnation"]).is_some() && ready["timestamp"].is_string(),
         "{ready}"
     );
 
     let mut session = None;
     assert_eq!(sum_of(&daemons, &mut session, 1000).unwrap(), 1000.0);
     let came = ps.event("connected", |e| is(e, "peer", "task/worker/0"));
-    assert!(came["incarnation"].is_u64() && came["addr"].is_string(), "{came}");
+    assert!(
+        number(&came["incarnation"]).is_some() && came["addr"].is_string(),
+        "{came}"
+    );
     // More than the worker's memory.
     let e = sum_of(&daemons, &mut session, 10_000_000).unwrap_err();
     assert_eq!(e.code(), Code::ResourceExhausted, "{e}");
     let failed = worker.event("step failed", |e| is(e, "code", "RESOURCE_EXHAUSTED"));
     assert!(is(&failed, "level", "WARN") && is(&failed, "node", "many"), "{failed}");
-    assert!(is(&failed, "of", "client/test") && failed["step"].is_u64(), "{failed}");
+    assert!(
+        is(&failed, "of", "client/test") && number(&failed["step"]).is_some(),
+        "{failed}"
+    );
 
     // It dies without a word, and another run of it comes before it is missed.
     worker.signal(Signal::KILL);
@@ -80,7 +91,7 @@ fn the_log_tells_who_came_who_went_what_failed_and_what_was_refused() {
     );
     again.signal(Signal::TERM);
     let lost = ps.event("lost", |e| is(e, "peer", "task/worker/0"));
-    assert!(lost["incarnation"].as_u64() > came["incarnation"].as_u64(), "{lost}");
+    assert!(number(&lost["incarnation"]) > number(&came["incarnation"]), "{lost}");
     again.event("ended", |_| true);
 
     // A stranger.

@@ -51,17 +51,18 @@ fn a_step_that_hangs_is_listed_and_cancelled_and_its_session_works_on() {
         });
         let of = |task: &str| steps.iter().find(|s| s["task"] == task).unwrap();
         let (ps, worker) = (of("/job:ps/task:0"), of("/job:worker/task:0"));
-        let number = ps["step"].as_u64().unwrap();
-        assert_eq!(worker["step"].as_u64(), Some(number), "one step, in both: {steps:?}");
+        // Text, so that every reader of JSON keeps all its digits.
+        let number = ps["step"].as_str().unwrap();
+        number.parse::<u64>().unwrap();
+        assert_eq!(worker["step"], number, "one step, in both: {steps:?}");
         assert!(ps["waits_for"].as_str().unwrap().contains("head"), "{ps}");
         assert!(ps["age_seconds"].as_f64().unwrap() > 0.0, "{ps}");
         // What a person reads says the same.
         let ran = look("steps", &[]);
-        let number = number.to_string();
-        for part in ["STEP", "WAITS FOR", "waits", "/job:ps/task:0", &number, "head"] {
+        for part in ["STEP", "WAITS FOR", "waits", "/job:ps/task:0", number, "head"] {
             assert!(ran.stdout.contains(part), "{part} is not in {ran:?}");
         }
-        let ran = look("cancel", &[&number, "--why", "it had hung since lunch"]);
+        let ran = look("cancel", &[number, "--why", "it had hung since lunch"]);
         assert_eq!(
             (ran.code, ran.stdout),
             (0, format!("step {number} is cancelled\n")),
@@ -75,11 +76,62 @@ fn a_step_that_hangs_is_listed_and_cancelled_and_its_session_works_on() {
     assert_eq!(session.run(&[], &[&works]).unwrap()[0], Tensor::from([9f32]));
     // And so does the plan that had hung.
     let again = fails(&session, &hangs, &info, &both, || {
+        // As it is in the JSON, quotes and all.
         let number = listed()[0]["step"].to_string();
-        assert_eq!(look("cancel", &[&number]).code, 0);
+        let ran = look("cancel", &[&number, "--json"]);
+        let said: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((ran.code, &said["cancelled"]), (0, &json!(true)), "{ran:?}");
+        assert_eq!(said["step"].to_string(), number);
     });
     assert_eq!(again.error.code(), Code::Cancelled, "{}", again.error);
     assert!(again.error.message().contains("an operator"), "{}", again.error);
+}
+
+#[test]
+fn tasks_that_are_gone_are_named_to_programs_and_the_others_are_served() {
+    let daemons = Daemons::new(&[("ps", 0), ("worker", 0)]);
+    let ps = daemons.start("ps", 0, &[]);
+    let _worker = daemons.start("worker", 0, &[]);
+    let me = daemons.dir.path().join("me");
+    daemons.client().identity.save(&me).unwrap();
+    ps.signal(rustix::process::Signal::KILL);
+    ps.end();
+    let target = daemons.target("worker", 0);
+    let patience = ["--identity", text(&me), "--timeout", "4s"];
+    let programs = |what: &str, list: &str| {
+        let ran = run([&["cluster", what, &target, "--json"][..], &patience].concat());
+        assert!(ran.code == 1 && ran.stderr.contains("/job:ps/task:0: "), "{ran:?}");
+        let said: Value = serde_json::from_str(&ran.stdout).unwrap();
+        let down = |t: &&Value| t["up"] == false;
+        let gone = match what {
+            "status" => said["tasks"].as_array().unwrap().iter().find(down).unwrap(),
+            _ => &said["unreachable"][0],
+        };
+        assert_eq!(gone["task"], "/job:ps/task:0", "{ran:?}");
+        assert!(gone["error"].as_str().unwrap().contains("cannot be reached"), "{ran:?}");
+        // The other one has answered.
+        let others = said[list].as_array().unwrap();
+        let there = others.iter().any(|o| o.to_string().contains("/job:worker/"));
+        assert!(there || what == "steps", "{ran:?}");
+    };
+    let people = || {
+        let ran = run([&["cluster", "devices", &target][..], &patience].concat());
+        assert!(ran.code == 1 && ran.stderr.contains("/job:ps/task:0: "), "{ran:?}");
+        assert!(ran.stdout.contains("/job:worker/"), "{ran:?}");
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| programs("status", "tasks"));
+        scope.spawn(|| programs("devices", "devices"));
+        scope.spawn(|| programs("steps", "steps"));
+        scope.spawn(|| programs("reset", "tasks"));
+        scope.spawn(people);
+    });
+    let mut client = daemons.client();
+    client.connect_timeout = Duration::from_secs(4);
+    let client = ClusterInfo::connect(&target, &client).unwrap();
+    let e = client.reset(&[]).unwrap_err();
+    let (done, not) = ("forgotten by /job:worker/task:0", "not by /job:ps/task:0");
+    assert!(e.to_string().contains(done) && e.to_string().contains(not), "{e}");
 }
 
 /// The status of a page of a daemon.

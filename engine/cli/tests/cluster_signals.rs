@@ -8,11 +8,12 @@ mod command;
 #[path = "../../../tests/tests/cluster/relay.rs"]
 mod relay;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actorflow::cluster::{ClusterInfo, ServerOptions, TaskName};
 use actorflow::{Code, DType, Error, Graph, GraphVariables, Operation, Output, Session, Tensor};
-use actorflow_cli::cluster::local::{LocalCluster, LocalOptions, Signal};
+use actorflow_cli::cluster::local::{Event, LocalCluster, LocalOptions, Signal};
 use clusters::{Daemons, Failed, Running, fails, free_addr, later, never, options, task, until};
 use command::ACTORFLOW;
 use relay::{Relay, Weather};
@@ -69,6 +70,74 @@ fn a_task_killed_in_a_step_is_named_within_a_second_under_a_supervisor() {
         names_all(&failed, dead, incarnation, NOTICE);
         cluster.await_run_after(dead, incarnation, later()).unwrap();
     }
+    cluster.stop();
+}
+
+#[test]
+fn tasks_that_die_at_the_same_time_are_each_announced_to_all_that_live() {
+    let deaf = Arc::new(Mutex::new(Vec::new()));
+    let heard = deaf.clone();
+    let on_event = move |e: &Event| {
+        if matches!(e, Event::Deaf { .. }) {
+            heard.lock().unwrap().push(format!("{e:?}"));
+        }
+    };
+    let cluster = LocalCluster::start(LocalOptions {
+        program: Some(ACTORFLOW.into()),
+        threads: Some(1),
+        on_event: Arc::new(on_event),
+        ..LocalOptions::new(2, 4)
+    })
+    .unwrap();
+    let client = cluster.connect_options().unwrap();
+    let info = ClusterInfo::connect(&cluster.target(), &client).unwrap();
+    let dying: Vec<TaskName> = (0..3).map(|i| task("worker", i)).collect();
+    let before: Vec<u64> = dying
+        .iter()
+        .map(|t| cluster.task(t).unwrap().incarnation.unwrap())
+        .collect();
+    // By a task that lives on.
+    let target = format!("actorflow://{}", cluster.spec().address(&task("worker", 3)).unwrap());
+    std::thread::scope(|scope| {
+        let steps: Vec<_> = dying
+            .iter()
+            .map(|t| {
+                let (target, client) = (&target, &client);
+                scope.spawn(move || {
+                    let g = Graph::new();
+                    let head = {
+                        let _ps = g.device_scope("/job:ps/task:1");
+                        never(&g, "head")
+                    };
+                    let _worker = g.device_scope(&t.to_string());
+                    let y = head.negated().unwrap();
+                    let session = Session::connect(&g, target, client, options()).unwrap();
+                    (session.run(&[], &[&y]).unwrap_err(), Instant::now())
+                })
+            })
+            .collect();
+        let waits = |t: &TaskName| info.steps(t).is_ok_and(|s| s.iter().any(|s| s.waiting));
+        until("the steps do not begin", || dying.iter().all(waits));
+        let begun = Instant::now();
+        dying.iter().for_each(|t| cluster.kill(t, Signal::Kill).unwrap());
+        for (step, t) in steps.into_iter().zip(&dying) {
+            let (e, ended) = step.join().unwrap();
+            assert_eq!(
+                (e.code(), e.task()),
+                (Code::Unavailable, Some(t.to_string().as_str())),
+                "{e}"
+            );
+            let after = ended.saturating_duration_since(begun);
+            assert!(after <= NOTICE, "{after:?} for {e}");
+        }
+    });
+    for (t, incarnation) in dying.iter().zip(before) {
+        cluster.await_run_after(t, incarnation, later()).unwrap();
+    }
+    // As long as an announcement may take.
+    std::thread::sleep(Duration::from_secs(3));
+    let deaf = deaf.lock().unwrap().clone();
+    assert!(deaf.is_empty(), "{deaf:#?}");
     cluster.stop();
 }
 

@@ -60,7 +60,7 @@ pub(super) fn init(args: &InitArgs) -> Result<(), Failure> {
     let dir = directory(args.dir.as_deref())?;
     let authority = Authority::create(&dir, &args.name)?;
     if let Some(addr) = &args.addr {
-        home::remember_authority(&dir, addr)?;
+        identity::remember_authority(&dir, addr)?;
     }
     let dir = dir.display();
     let mut out = std::io::stdout().lock();
@@ -143,7 +143,7 @@ pub(super) fn token(args: &TokenArgs) -> Result<(), Failure> {
     subject.check().map_err(|e| Failure::Usage(e.to_string()))?;
     let ttl = units::time(&args.ttl).map_err(|e| Failure::Usage(format!("--ttl: {e}")))?;
     let (dir, authority) = args.at.open()?;
-    let addr = args.addr.clone().or_else(|| home::authority_of(&dir)).ok_or_else(|| {
+    let addr = args.addr.clone().or_else(|| identity::authority_of(&dir)).ok_or_else(|| {
         Failure::Usage(
             "nothing says where other machines find the authority; give --addr HOST:PORT, here or to `actorflow cluster init`"
                 .into(),

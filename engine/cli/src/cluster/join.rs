@@ -1,11 +1,12 @@
 //! `actorflow cluster join`: a machine becomes a member. The command is printed by `actorflow cluster token`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use actorflow::Code;
 use actorflow::cluster::identity::tokens::{read_secret, secret_from_env};
-use actorflow::cluster::identity::{self, Subject};
+use actorflow::cluster::identity::{self, Identity, Subject};
 
 use super::authority::{JOIN_WITHIN, check_addr};
 use crate::failure::Failure;
@@ -28,6 +29,9 @@ pub(super) struct Args {
     subject: Subject,
     #[command(flatten)]
     secret: Secret,
+    /// Only if the identity that is kept there is not this member's, or has expired; else the token is not looked at
+    #[arg(long)]
+    if_needed: bool,
     /// Where to keep the identity [default: ~/.actorflow/MEMBER, with dashes]
     #[arg(long, value_name = "DIR")]
     identity: Option<PathBuf>,
@@ -44,6 +48,15 @@ struct Secret {
     token_env: Option<String>,
 }
 
+/// Whether the folder has an identity of that member, in that cluster, that has not expired.
+fn is_member(args: &Args, dir: &Path) -> Result<bool, Failure> {
+    match Identity::load(dir) {
+        Ok(i) => Ok(*i.subject() == args.subject && i.ca_hash() == args.ca_hash),
+        Err(e) if matches!(e.code(), Code::NotFound | Code::Unauthenticated) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Joins.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     check_addr(&args.addr).map_err(|e| Failure::Usage(format!("--addr: {e}")))?;
@@ -51,6 +64,17 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Some(dir) => dir.clone(),
         None => home::member_dir(&args.subject)?,
     };
+    if args.if_needed && is_member(args, &dir)? {
+        // The authority may have moved.
+        identity::remember_authority(&dir, &args.addr)?;
+        writeln!(
+            std::io::stdout().lock(),
+            "{} is a member already: {}",
+            args.subject,
+            dir.display()
+        )?;
+        return Ok(());
+    }
     let secret = match (&args.secret.token_file, &args.secret.token_env) {
         (Some(file), _) => read_secret(file)?,
         (None, variable) => secret_from_env(variable.as_deref().unwrap_or_default())?,
@@ -58,7 +82,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let deadline = Instant::now() + JOIN_WITHIN;
     let identity = identity::join(&args.addr, &args.ca_hash, &secret, args.subject.clone(), deadline)?;
     identity.save(&dir)?;
-    home::remember_authority(&dir, &args.addr)?;
+    identity::remember_authority(&dir, &args.addr)?;
     let mut out = std::io::stdout().lock();
     writeln!(
         out,

@@ -84,6 +84,31 @@ pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Failur
     Ok(())
 }
 
+/// What is known of tasks, and why not of the others.
+type Answers<T> = [(TaskName, String, Result<T, Error>)];
+
+fn errors<T>(answers: &Answers<T>) -> impl Iterator<Item = (&TaskName, &Error)> {
+    answers.iter().filter_map(|(t, _, a)| Some((t, a.as_ref().err()?)))
+}
+
+/// The tasks that have not answered, for programs.
+fn unreachable<T>(answers: &Answers<T>) -> Vec<Value> {
+    errors(answers)
+        .map(|(t, e)| json!({ "task": t.to_string(), "error": e.to_string() }))
+        .collect()
+}
+
+/// Tells people which tasks have not answered; the exit code says so, too.
+fn complain<T>(answers: &Answers<T>) -> Result<(), Failure> {
+    for (task, e) in errors(answers) {
+        eprintln!("{task}: {}", e.message());
+    }
+    if errors(answers).next().is_some() {
+        return Err(Failure::Reported);
+    }
+    Ok(())
+}
+
 pub(super) fn print_json(value: &Value) -> Result<(), Failure> {
     writeln!(std::io::stdout().lock(), "{value}")?;
     Ok(())
@@ -112,7 +137,6 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
         // Who may not submit graphs may not see the steps either.
         Ok((status, info.steps_of_all(t).ok().map(|(_, count)| count)))
     });
-    let down = answers.iter().any(|(_, _, a)| a.is_err());
     if args.json {
         let tasks: Vec<Value> = answers.iter().map(|(t, addr, a)| status_json(t, addr, a)).collect();
         print_json(&json!({ "tasks": tasks }))?;
@@ -133,13 +157,8 @@ pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
             ],
             &rows,
         )?;
-        for (task, _, answer) in &answers {
-            if let Err(e) = answer {
-                eprintln!("{task}: {}", e.message());
-            }
-        }
     }
-    if down { Err(Failure::Reported) } else { Ok(()) }
+    complain(&answers)
 }
 
 type Answered = Result<(TaskStatus, Option<u64>), Error>;
@@ -154,13 +173,17 @@ fn status_row(task: &TaskName, addr: &str, answer: &Answered) -> Vec<String> {
             units::human_time(s.uptime),
             steps.map_or_else(|| "?".to_owned(), |n| n.to_string()),
             s.devices.len().to_string(),
-            units::human(s.devices.iter().map(|d| d.used).sum()),
+            units::human(memory_used(s)),
             s.version.clone(),
             s.epoch.to_string(),
             s.incarnation.to_string(),
         ],
         Err(_) => vec![name, addr, "down".to_owned()],
     }
+}
+
+fn memory_used(s: &TaskStatus) -> u64 {
+    s.devices.iter().map(|d| d.used).sum()
 }
 
 fn status_json(task: &TaskName, addr: &str, answer: &Answered) -> Value {
@@ -173,7 +196,8 @@ fn status_json(task: &TaskName, addr: &str, answer: &Answered) -> Value {
             "steps": steps,
             "version": s.version,
             "epoch": s.epoch,
-            "incarnation": s.incarnation,
+            "incarnation": s.incarnation.to_string(),
+            "memory_used": memory_used(s),
             "devices": s.devices.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(),
         }),
         Err(e) => json!({ "task": task.to_string(), "address": addr, "up": false, "error": e.to_string() }),
@@ -204,7 +228,8 @@ pub(super) fn devices(args: &DevicesArgs) -> Result<(), Failure> {
         let devices: Vec<Value> = known()
             .map(|d| json!({ "name": d.name, "used": d.used, "budget": budget(d.memory), "threads": d.threads }))
             .collect();
-        return print_json(&json!({ "devices": devices }));
+        print_json(&json!({ "devices": devices, "unreachable": unreachable(&answers) }))?;
+        return complain(&answers);
     }
     let rows: Vec<Vec<String>> = known()
         .map(|d| {
@@ -213,12 +238,7 @@ pub(super) fn devices(args: &DevicesArgs) -> Result<(), Failure> {
         })
         .collect();
     table(&["DEVICE", "USED", "BUDGET", "THREADS"], &rows)?;
-    for (task, _, answer) in &answers {
-        if let Err(e) = answer {
-            eprintln!("{task}: {}", e.message());
-        }
-    }
-    Ok(())
+    complain(&answers)
 }
 
 /// Show the steps in progress in a running cluster
@@ -237,15 +257,11 @@ pub(super) fn steps(args: &StepsArgs) -> Result<(), Failure> {
     let answers = ask_all(&info, |t| info.steps_of_all(t));
     let mut found: Vec<(&TaskName, &StepStatus)> = Vec::new();
     for (task, _, answer) in &answers {
-        match answer {
-            Ok((steps, count)) => {
-                found.extend(steps.iter().map(|s| (task, s)));
-                let listed = steps.len() as u64;
-                if *count > listed {
-                    eprintln!("{task}: {count} steps are in progress, the oldest {listed} of them are listed");
-                }
-            }
-            Err(e) => eprintln!("{task}: {}", e.message()),
+        let Ok((steps, count)) = answer else { continue };
+        found.extend(steps.iter().map(|s| (task, s)));
+        let listed = steps.len() as u64;
+        if *count > listed {
+            eprintln!("{task}: {count} steps are in progress, the oldest {listed} of them are listed");
         }
     }
     if args.json {
@@ -253,12 +269,13 @@ pub(super) fn steps(args: &StepsArgs) -> Result<(), Failure> {
             .iter()
             .map(|(t, s)| {
                 json!({
-                    "task": t.to_string(), "step": s.step, "age_seconds": s.age.as_secs_f64(),
+                    "task": t.to_string(), "step": s.step.to_string(), "age_seconds": s.age.as_secs_f64(),
                     "waiting": s.waiting, "waits_for": s.waits_for,
                 })
             })
             .collect();
-        return print_json(&json!({ "steps": steps }));
+        print_json(&json!({ "steps": steps, "unreachable": unreachable(&answers) }))?;
+        return complain(&answers);
     }
     let rows: Vec<Vec<String>> = found
         .iter()
@@ -273,7 +290,8 @@ pub(super) fn steps(args: &StepsArgs) -> Result<(), Failure> {
             ]
         })
         .collect();
-    table(&["STEP", "TASK", "AGE", "STATE", "WAITS FOR"], &rows)
+    table(&["STEP", "TASK", "AGE", "STATE", "WAITS FOR"], &rows)?;
+    complain(&answers)
 }
 
 /// End a step that is in progress
@@ -282,24 +300,45 @@ pub(super) struct CancelArgs {
     #[command(flatten)]
     target: Target,
     /// The step's number, as `actorflow cluster steps` shows it
+    #[arg(value_parser = step_number)]
     step: u64,
     /// What the step's owner is told
     #[arg(long, value_name = "TEXT", default_value = "an operator cancelled it")]
     why: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A step's number, bare or as the text that it is in JSON.
+fn step_number(text: &str) -> Result<u64, String> {
+    let inner = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+    inner
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| "write a step's number, as `actorflow cluster steps` shows it".to_owned())
 }
 
 /// Ends a step.
 pub(super) fn cancel(args: &CancelArgs) -> Result<(), Failure> {
     let info = args.target.connect()?;
     let answers = ask_all(&info, |t| info.cancel(t, args.step, &args.why));
-    if answers.iter().any(|(_, _, a)| a.is_ok()) {
+    let cancelled = answers.iter().any(|(_, _, a)| a.is_ok());
+    if args.json {
+        let by = answers.iter().filter(|(_, _, a)| a.is_ok());
+        print_json(&json!({
+            "step": args.step.to_string(),
+            "cancelled": cancelled,
+            "tasks": by.map(|(t, ..)| t.to_string()).collect::<Vec<_>>(),
+            "errors": unreachable(&answers),
+        }))?;
+        return if cancelled { Ok(()) } else { Err(Failure::Reported) };
+    }
+    if cancelled {
         writeln!(std::io::stdout().lock(), "step {} is cancelled", args.step)?;
         return Ok(());
     }
-    let reasons: Vec<String> = answers
-        .iter()
-        .filter_map(|(t, _, a)| Some(format!("{t}: {}", a.as_ref().err()?.message())))
-        .collect();
+    let reasons: Vec<String> = errors(&answers).map(|(t, e)| format!("{t}: {}", e.message())).collect();
     Err(Failure::Failed(format!(
         "step {} was not cancelled: {}",
         args.step,
@@ -308,29 +347,69 @@ pub(super) fn cancel(args: &CancelArgs) -> Result<(), Failure> {
 }
 
 /// Forget the variables, queues and the like of a running cluster
+///
+/// Every task is asked, whatever another one says; the exit code is 1 if one does not answer, or if none has a container
+/// that is named.
 #[derive(clap::Args)]
 pub(super) struct ResetArgs {
     #[command(flatten)]
     target: Target,
-    /// The containers to forget; all, if none is named
+    /// The containers to forget ("" is the one without a name); all, if none is named
     #[arg(value_name = "CONTAINER")]
     containers: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Forgets.
 pub(super) fn reset(args: &ResetArgs) -> Result<(), Failure> {
     let info = args.target.connect()?;
     let names: Vec<&str> = args.containers.iter().map(String::as_str).collect();
-    info.reset(&names)?;
-    let what = if names.is_empty() {
-        "all containers".to_owned()
+    let answers = ask_all(&info, |t| info.reset_task(t, &names));
+    let done = || answers.iter().filter_map(|(t, _, a)| Some((t, a.as_ref().ok()?)));
+    let has = |name: &str| done().any(|(_, forgotten)| forgotten.iter().any(|f| f == name));
+    let unknown: Vec<&str> = names.iter().copied().filter(|n| !has(n)).collect();
+    if args.json {
+        let tasks: Vec<Value> = done()
+            .map(|(t, forgotten)| json!({ "task": t.to_string(), "forgotten": forgotten }))
+            .collect();
+        print_json(&json!({ "tasks": tasks, "unknown": unknown, "unreachable": unreachable(&answers) }))?;
     } else {
-        names.join(", ")
-    };
-    writeln!(
-        std::io::stdout().lock(),
-        "{what}: forgotten by {} tasks",
-        info.spec().tasks().count()
-    )?;
-    Ok(())
+        let rows: Vec<Vec<String>> = done()
+            .map(|(t, forgotten)| {
+                let quoted: Vec<String> = forgotten.iter().map(|f| format!("{f:?}")).collect();
+                let quoted = if quoted.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    quoted.join(", ")
+                };
+                vec![t.to_string(), quoted]
+            })
+            .collect();
+        table(&["TASK", "FORGOTTEN"], &rows)?;
+    }
+    for name in &unknown {
+        eprintln!("no task that answers has a container {name:?}");
+    }
+    complain(&answers)?;
+    if unknown.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Reported)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_named_by_its_number_or_by_its_text_in_json() {
+        assert_eq!(step_number("3602649706397696002"), Ok(3_602_649_706_397_696_002));
+        assert_eq!(step_number("\"3602649706397696002\""), Ok(3_602_649_706_397_696_002));
+        for wrong in ["", "\"", "\"7", "-1", "3.6e18"] {
+            assert!(step_number(wrong).is_err(), "{wrong}");
+        }
+    }
 }

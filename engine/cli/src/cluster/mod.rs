@@ -41,9 +41,9 @@ enum Command {
     Audit(authority::AuditArgs),
     /// Show the tasks of a running cluster; the exit code is 1 if any does not answer
     Status(look::StatusArgs),
-    /// Show the devices of a running cluster
+    /// Show the devices of a running cluster; the exit code is 1 if a task does not answer
     Devices(look::DevicesArgs),
-    /// Show the steps in progress in a running cluster
+    /// Show the steps in progress in a running cluster; the exit code is 1 if a task does not answer
     Steps(look::StepsArgs),
     /// End a step that is in progress
     Cancel(look::CancelArgs),

@@ -144,8 +144,8 @@ fn describe(cluster: &LocalCluster, json: bool) -> Result<(), Failure> {
             .iter()
             .map(|t| {
                 serde_json::json!({
-                    "task": t.task.to_string(), "address": t.addr, "pid": t.pid, "incarnation": t.incarnation,
-                    "metrics": t.metrics,
+                    "task": t.task.to_string(), "address": t.addr, "pid": t.pid,
+                    "incarnation": t.incarnation.map(|i| i.to_string()), "metrics": t.metrics,
                 })
             })
             .collect();

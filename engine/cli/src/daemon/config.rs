@@ -322,6 +322,8 @@ fn file_cluster(value: &toml::Value, folder: &Path, origin: &str) -> Result<Clus
 
 /// The jobs whose tasks may submit graphs, which the cluster must have.
 fn submitting(jobs: Vec<String>, spec: &ClusterSpec) -> Result<Vec<String>, String> {
+    // None at all is an empty text on a command line.
+    let jobs: Vec<String> = jobs.into_iter().filter(|job| !job.is_empty()).collect();
     let known: Vec<&str> = spec.jobs().collect();
     match jobs.iter().find(|job| !known.contains(&job.as_str())) {
         Some(unknown) => Err(format!(
@@ -415,6 +417,9 @@ mod tests {
             (c.submitters, c.level, c.format),
             (Some(vec![]), Level::Debug, Format::Json)
         );
+        let flags = |jobs: &str| resolve(&["--config", &path, "--submitters", jobs]).unwrap().submitters;
+        assert_eq!(flags(""), Some(vec![]));
+        assert_eq!(flags("ps,worker"), Some(vec!["ps".to_owned(), "worker".to_owned()]));
         assert_eq!(c.metrics, "127.0.0.1:9100".parse().ok());
         assert_eq!((c.grace, c.epoch), (Duration::from_secs(10), 4));
         assert_eq!(c.bind, "0.0.0.0:3".parse().ok());

@@ -7,13 +7,14 @@ use std::sync::{Arc, Weak};
 
 use actorflow::cluster::Server;
 use actorflow::cluster::identity::renew::Update;
-use actorflow::cluster::identity::{Authority, CERTIFICATE_LIFETIME, Identity, JoinService, Renewer, Subject, serve};
+use actorflow::cluster::identity::{
+    Authority, CERTIFICATE_LIFETIME, Identity, JoinService, Renewer, Subject, authority_of, serve,
+};
 use actorflow::{Code, Error};
 
 use super::config::Config;
 use super::metrics::Vitals;
 use crate::failure::Failure;
-use crate::home;
 
 /// What keeps an identity fresh, before it begins to.
 pub(super) struct Keeper {
@@ -99,7 +100,7 @@ impl Keeper {
             None => config
                 .authority_address
                 .clone()
-                .or_else(|| home::authority_of(&config.identity)),
+                .or_else(|| authority_of(&config.identity)),
         };
         let renewer = match addr {
             Some(addr) => {

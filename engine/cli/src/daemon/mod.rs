@@ -64,7 +64,7 @@ pub(crate) struct Args {
     /// CPU devices, which share the threads [default: 1]
     #[arg(long, value_name = "N")]
     devices: Option<usize>,
-    /// Jobs whose tasks may submit graphs, beside clients and chiefs [default: chief,master,worker]
+    /// Jobs whose tasks may submit graphs, beside clients and chiefs; '' for none [default: chief,master,worker]
     #[arg(long, value_name = "JOB", value_delimiter = ',')]
     submitters: Option<Vec<String>>,
     /// A directory under which graphs may touch files, DIR or DIR:ro for reading alone; may be given several times
@@ -135,6 +135,8 @@ impl Running {
         config.limits.set(&mut options);
         options.epoch = config.epoch;
         options.epoch_file = Some(home::epoch_file(&config.identity));
+        // The keeper does that, and tells the metrics.
+        options.renewal = None;
         if let Some(jobs) = &config.submitters {
             options.submitters.clone_from(jobs);
         }
@@ -195,7 +197,7 @@ fn announce(running: &Running) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "ready {task} at {addr} incarnation {incarnation}")?;
     out.flush()?;
-    tracing::info!(%task, %addr, incarnation, epoch, version = env!("CARGO_PKG_VERSION"), "ready");
+    tracing::info!(%task, %addr, %incarnation, epoch, version = env!("CARGO_PKG_VERSION"), "ready");
     Ok(())
 }
 

@@ -7,8 +7,9 @@
 //!
 //! - `folder`: where identities are, and how that of a cluster that was killed goes away
 //! - `process`: a child process under watch
-//! - `supervise`: what is done when something happens to one
+//! - `supervise`, `announce`: what is done when something happens to one, and who is told of its death
 
+mod announce;
 mod folder;
 mod process;
 mod supervise;

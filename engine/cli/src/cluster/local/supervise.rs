@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use actorflow::cluster::identity::{Authority, CERTIFICATE_LIFETIME, Subject};
-use actorflow::cluster::{ClusterInfo, ClusterSpec, ConnectOptions, TaskName};
+use actorflow::cluster::identity::Authority;
+use actorflow::cluster::{ClusterSpec, TaskName};
 use actorflow::{Error, Result};
 
+use super::announce::Announcer;
 use super::process::{News, Process, Signal};
 use super::{Event, LocalOptions, LocalTask, task_dir};
 
@@ -32,8 +33,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const QUICK: Duration = Duration::from_secs(10);
 /// After so many quick deaths in a row a task is given up.
 const PATIENCE: u32 = 6;
-/// How long the announcement of a death may take.
-const ANNOUNCE: Duration = Duration::from_secs(2);
 /// Of a process' log, the lines that are kept to explain its death.
 const KEPT: usize = 20;
 /// How long the end of a killed process may take.
@@ -160,7 +159,7 @@ pub(super) struct Supervisor {
     dir: PathBuf,
     program: PathBuf,
     renewal: SocketAddr,
-    authority: Authority,
+    announcer: Arc<Announcer>,
     shared: Arc<Shared>,
     input: Sender<Input>,
     tasks: Vec<Watched>,
@@ -200,7 +199,7 @@ impl Supervisor {
             dir: dir.to_owned(),
             program,
             renewal,
-            authority,
+            announcer: Announcer::new(options, spec, authority, shared),
             shared: shared.clone(),
             input: input.clone(),
             processes: 0,
@@ -364,7 +363,7 @@ impl Supervisor {
         });
         let (pid, incarnation) = before.unwrap_or((0, None));
         if let Some(incarnation) = incarnation {
-            self.announce(&task, incarnation);
+            self.announcer.announce(&task, incarnation);
         }
         let t = &mut self.tasks[i];
         t.quick_deaths = if t.started.elapsed() < QUICK {
@@ -388,47 +387,6 @@ impl Supervisor {
             how,
             again_in,
         });
-    }
-
-    /// Tells the other tasks, and through them their clients, that a run of a task has ended.
-    fn announce(&self, task: &TaskName, incarnation: u64) {
-        let (task, authority) = (task.clone(), self.authority.clone());
-        let on_event = self.options.on_event.clone();
-        let spec = self.spec.clone();
-        let alive: Vec<TaskName> = self
-            .shared
-            .tasks()
-            .into_iter()
-            .filter(|t| t.incarnation.is_some())
-            .map(|t| t.task)
-            .collect();
-        // It may take a while, and meanwhile others may die.
-        let told = std::thread::Builder::new()
-            .name("actorflow-announce".into())
-            .spawn(move || {
-                let deaf = |task: String, e: &Error| {
-                    on_event(&Event::Deaf {
-                        task,
-                        why: e.to_string(),
-                    });
-                };
-                // All are told at once, so that one which is stopped does not keep the news from the others.
-                let info = chief(&authority).and_then(|options| ClusterInfo::of(&spec, &options));
-                match info.and_then(|info| info.announce_gone(&task, incarnation)) {
-                    Ok(missed) => {
-                        for (t, e) in missed.iter().filter(|(t, _)| alive.contains(t)) {
-                            deaf(t.to_string(), e);
-                        }
-                    }
-                    Err(e) => deaf("every task".to_owned(), &e),
-                }
-            });
-        if let Err(e) = told {
-            (self.options.on_event)(&Event::Deaf {
-                task: "every task".to_owned(),
-                why: e.to_string(),
-            });
-        }
     }
 
     /// Ends all processes.
@@ -466,14 +424,4 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// How the supervisor connects.
-fn chief(authority: &Authority) -> Result<ConnectOptions> {
-    let subject = Subject::Chief {
-        name: "supervisor".into(),
-    };
-    let mut options = ConnectOptions::new(authority.issue(subject, CERTIFICATE_LIFETIME)?);
-    options.connect_timeout = ANNOUNCE;
-    Ok(options)
 }
