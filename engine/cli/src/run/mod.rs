@@ -148,7 +148,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     check_files(&wanted)?;
     let restore = match &args.restore {
-        Some(text) => Some((Saver::new(&graph, SaverOptions::default())?, checkpoint::named(text)?)),
+        Some(text) => {
+            let prefix = checkpoint::named(text)?;
+            let saver = Saver::new(&graph, SaverOptions::default());
+            Some((saver.map_err(|e| e.context(format!("--restore {text}")))?, prefix))
+        }
         None => None,
     };
     let session = Session::with_options(&graph, options(args))?;
