@@ -15,6 +15,8 @@ mod failure;
 mod glob;
 mod home;
 mod inspect;
+mod memory;
+mod numbers;
 mod ops;
 mod run;
 mod signals;
