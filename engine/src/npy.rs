@@ -9,6 +9,8 @@
 
 mod header;
 
+use std::borrow::Cow;
+use std::io::Write;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -24,6 +26,10 @@ const MAX_HEADER: usize = 1 << 20;
 const MAX_EMPTY_STRINGS: usize = 1 << 20;
 /// The data starts at a multiple of this.
 const ALIGN: usize = 64;
+/// Bytes that are turned round at a time, of whole items.
+const PIECE: usize = 1 << 16;
+/// What pads strings.
+const PADDING: [u8; 1024] = [0; 1024];
 
 /// Reads the bytes of an `.npy` file.
 ///
@@ -96,47 +102,125 @@ pub fn read_npy_file(path: impl AsRef<Path>) -> Result<Tensor> {
 ///
 /// # Errors
 /// `UNIMPLEMENTED` for bfloat16 (cast it to float32), resources and variants; `INVALID_ARGUMENT` for strings that
-/// end in a NUL, which NumPy would strip.
+/// end in a NUL, which NumPy would strip; `RESOURCE_EXHAUSTED` if there is no memory for them.
 pub fn write_npy(tensor: &Tensor) -> Result<Vec<u8>> {
-    let (descr, data) = match tensor.dtype() {
-        DType::Str => strings(tensor)?,
-        DType::BF16 => {
-            return Err(Error::unimplemented(
-                "NumPy has no bfloat16; cast the tensor to float32 to write it as .npy",
-            ));
-        }
-        d => match (header::descr(d), tensor.bytes()) {
-            (Some(descr), Some(bytes)) => (descr.to_owned(), little_endian(bytes, d)),
-            _ => return Err(Error::unimplemented(format!("a {d} tensor has no .npy form"))),
-        },
+    let form = Form::of(tensor)?;
+    let size = form.head.len().saturating_add(form.size);
+    let mut out = Vec::new();
+    out.try_reserve_exact(size)
+        .map_err(|_| Error::exhausted(format!("no memory for an .npy array of {size} bytes")))?;
+    form.write(&mut out)?;
+    Ok(out)
+}
+
+/// Writes what [`write_npy`] gives, piece by piece: beside the tensor it takes no memory that grows with it.
+///
+/// # Errors
+/// As [`write_npy`], before anything is written; then the destination's.
+pub fn write_npy_to(to: &mut impl Write, tensor: &Tensor) -> Result<()> {
+    Form::of(tensor)?.write(to)
+}
+
+/// Writes an `.npy` file, replacing an existing one, piece by piece as [`write_npy_to`].
+///
+/// # Errors
+/// As [`write_npy`], and then a file that was there is as it was; the operating system's, naming the file.
+pub fn write_npy_file(path: impl AsRef<Path>, tensor: &Tensor) -> Result<()> {
+    let path = path.as_ref();
+    let write = || {
+        let form = Form::of(tensor)?;
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+        form.write(&mut file)?;
+        Ok::<_, Error>(file.flush()?)
     };
-    let dims: Vec<String> = tensor.shape().iter().map(|d| format!("{d},")).collect();
+    write().map_err(|e| e.context(path.display()))
+}
+
+/// A tensor as a file has it.
+struct Form<'a> {
+    /// All that comes before the data.
+    head: Vec<u8>,
+    data: Data<'a>,
+    /// Bytes of data.
+    size: usize,
+}
+
+enum Data<'a> {
+    /// Numbers in this machine's byte order.
+    Plain(&'a [u8], DType),
+    /// Strings, padded to this width.
+    Strings(&'a [Bytes], usize),
+}
+
+impl<'a> Form<'a> {
+    fn of(tensor: &'a Tensor) -> Result<Form<'a>> {
+        let (descr, data, size) = match tensor.dtype() {
+            DType::Str => {
+                let items = tensor.as_strings()?;
+                let (width, size) = width(items)?;
+                (Cow::from(format!("|S{width}")), Data::Strings(items, width), size)
+            }
+            DType::BF16 => {
+                return Err(Error::unimplemented(
+                    "NumPy has no bfloat16; cast the tensor to float32 to write it as .npy",
+                ));
+            }
+            d => match (header::descr(d), tensor.bytes()) {
+                (Some(descr), Some(bytes)) => (Cow::from(descr), Data::Plain(bytes, d), bytes.len()),
+                _ => return Err(Error::unimplemented(format!("a {d} tensor has no .npy form"))),
+            },
+        };
+        Ok(Form {
+            head: head(&descr, tensor.shape())?,
+            data,
+            size,
+        })
+    }
+
+    fn write(&self, to: &mut impl Write) -> Result<()> {
+        to.write_all(&self.head)?;
+        match self.data {
+            Data::Plain(bytes, _) if cfg!(target_endian = "little") => to.write_all(bytes)?,
+            Data::Plain(bytes, dtype) => {
+                for piece in bytes.chunks(PIECE) {
+                    let mut piece = piece.to_vec();
+                    piece.chunks_exact_mut(unit(dtype)).for_each(<[u8]>::reverse);
+                    to.write_all(&piece)?;
+                }
+            }
+            Data::Strings(items, width) => {
+                for s in items {
+                    to.write_all(s)?;
+                    let mut missing = width - s.len();
+                    while missing > 0 {
+                        let n = missing.min(PADDING.len());
+                        to.write_all(&PADDING[..n])?;
+                        missing -= n;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The header, padded so that the data is aligned.
+fn head(descr: &str, shape: &Shape) -> Result<Vec<u8>> {
+    let dims: Vec<String> = shape.iter().map(|d| format!("{d},")).collect();
     let shape = match dims.as_slice() {
         [one] => format!("({one})"),
         many => format!("({})", many.join(" ").trim_end_matches(',')),
     };
-    let mut head = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
-    let unpadded = MAGIC.len() + 4 + head.len() + 1;
-    head.push_str(&" ".repeat(unpadded.next_multiple_of(ALIGN) - unpadded));
-    head.push('\n');
-    let length = u16::try_from(head.len()).map_err(|_| Error::invalid("the shape is too long for an .npy header"))?;
-    let mut out = Vec::with_capacity(MAGIC.len() + 4 + head.len() + data.len());
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&[1, 0]);
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(head.as_bytes());
-    out.extend_from_slice(&data);
-    Ok(out)
-}
-
-/// Writes an `.npy` file, replacing an existing one.
-///
-/// # Errors
-/// As [`write_npy`] and the operating system's, naming the file.
-pub fn write_npy_file(path: impl AsRef<Path>, tensor: &Tensor) -> Result<()> {
-    let path = path.as_ref();
-    let write = || Ok::<_, Error>(std::fs::write(path, write_npy(tensor)?)?);
-    write().map_err(|e| e.context(path.display()))
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    let unpadded = MAGIC.len() + 4 + text.len() + 1;
+    text.push_str(&" ".repeat(unpadded.next_multiple_of(ALIGN) - unpadded));
+    text.push('\n');
+    let length = u16::try_from(text.len()).map_err(|_| Error::invalid("the shape is too long for an .npy header"))?;
+    let mut head = MAGIC.to_vec();
+    head.extend_from_slice(&[1, 0]);
+    head.extend_from_slice(&length.to_le_bytes());
+    head.extend_from_slice(text.as_bytes());
+    Ok(head)
 }
 
 /// Exactly `count` items of `width` bytes; of width 0 they are all empty.
@@ -180,16 +264,8 @@ fn plain(dtype: DType, shape: Shape, data: &[u8], big_endian: bool) -> Result<Te
     Ok(t)
 }
 
-fn little_endian(bytes: &[u8], dtype: DType) -> Vec<u8> {
-    let mut out = bytes.to_vec();
-    if cfg!(target_endian = "big") {
-        out.chunks_exact_mut(unit(dtype)).for_each(<[u8]>::reverse);
-    }
-    out
-}
-
-fn strings(tensor: &Tensor) -> Result<(String, Vec<u8>)> {
-    let items = tensor.as_strings()?;
+/// The width of strings in a file, and the bytes that all take.
+fn width(items: &[Bytes]) -> Result<(usize, usize)> {
     if let Some(i) = items.iter().position(|s| s.last() == Some(&0)) {
         return Err(Error::invalid(format!(
             "string {i} ends in a NUL byte, which the .npy format cannot tell from padding"
@@ -197,18 +273,9 @@ fn strings(tensor: &Tensor) -> Result<(String, Vec<u8>)> {
     }
     // NumPy gives an array of empty strings the width 1.
     let width = items.iter().map(Bytes::len).max().unwrap_or(0).max(1);
-    let size = width
-        .checked_mul(items.len())
-        .filter(|n| *n <= isize::MAX as usize)
-        .ok_or_else(|| Error::exhausted("the strings are too long for one .npy array"))?;
-    let mut data = Vec::new();
-    data.try_reserve_exact(size)
-        .map_err(|_| Error::exhausted(format!("no memory for {size} bytes of strings")))?;
-    for s in items {
-        data.extend_from_slice(s);
-        data.resize(data.len() + width - s.len(), 0);
-    }
-    Ok((format!("|S{width}"), data))
+    let size = width.checked_mul(items.len()).filter(|n| *n <= isize::MAX as usize);
+    let size = size.ok_or_else(|| Error::exhausted("the strings are too long for one .npy array"))?;
+    Ok((width, size))
 }
 
 /// The items of a column-major array in row-major order.

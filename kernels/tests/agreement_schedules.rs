@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod agreement;
+mod scheduled;
 
 use std::sync::{Arc, Mutex};
 
@@ -17,8 +18,8 @@ use actorflow_core::Code;
 use actorflow_kernels::ops::agreement::state::Rules;
 use agreement::replica::{Agree, Replica, train};
 use agreement::ring::{self, Ring};
-use agreement::schedules;
 use agreement::world::{End, Next, World};
+use scheduled::schedules;
 
 /// Rounds that every group makes.
 const ROUNDS: i64 = 3;

@@ -4,6 +4,7 @@
 //! (`tests/tidy.rs`), the dependency rule over every package (`tests/dependency_rule.rs`), and end-to-end behaviour of the
 //! engine. The library part is what those suites are written with:
 //!
+//! - [`hostile`] damages graphs, SavedModels and checkpoints, and reads them, for tests and fuzzers;
 //! - [`oracle`] lists the bundled cases that TensorFlow has answered;
 //! - [`repo`] finds the repository and lists its files;
 //! - [`source`] reads Rust source as lines of code, comments and test regions;
@@ -12,6 +13,7 @@
 //! It may depend on any other package of the workspace; none may depend on it. Nothing here needs a network.
 #![forbid(unsafe_code)]
 
+pub mod hostile;
 pub mod oracle;
 pub mod repo;
 pub mod rules;

@@ -320,6 +320,9 @@ fn excepted(findings: Vec<Finding>, exceptions: &[Exception]) -> Vec<Finding> {
 mod tests {
     use super::*;
 
+    /// No lines.
+    const NONE: [usize; 0] = [];
+
     fn source(path: &str, text: &str) -> Vec<SourceFile> {
         vec![SourceFile::parse(path, text)]
     }
@@ -342,10 +345,10 @@ mod tests {
     fn a_long_file_is_found_unless_excepted() {
         let long = source("core/src/a.rs", "x\n".repeat(11).as_str());
         assert_eq!(lines(files_are_short(&long, 10, &[])), [11]);
-        assert_eq!(lines(files_are_short(&long, 11, &[])), []);
+        assert_eq!(lines(files_are_short(&long, 11, &[])), NONE);
         let exception = |path| [Exception { path, why: "generated" }];
-        assert_eq!(lines(files_are_short(&long, 10, &exception("core/src/a.rs"))), []);
-        assert_eq!(lines(files_are_short(&long, 10, &exception("core/src/"))), []);
+        assert_eq!(lines(files_are_short(&long, 10, &exception("core/src/a.rs"))), NONE);
+        assert_eq!(lines(files_are_short(&long, 10, &exception("core/src/"))), NONE);
         // The exception covers nothing: the file and the stale exception are both reported.
         assert_eq!(lines(files_are_short(&long, 10, &exception("core/src/b.rs"))), [11, 0]);
     }
@@ -358,22 +361,22 @@ mod tests {
             path: "a/src/b.rs",
             why: "SIMD",
         }];
-        assert_eq!(lines(unsafe_is_confined(&source("a/src/b.rs", text), &allowed)), []);
+        assert_eq!(lines(unsafe_is_confined(&source("a/src/b.rs", text), &allowed)), NONE);
     }
 
     #[test]
     fn an_unsafe_block_needs_its_reason_directly_above() {
         let check = |text: &str| lines(unsafe_is_justified(&source("a/src/b.rs", text)));
-        assert_eq!(check("// SAFETY: x is valid.\nunsafe { f(x) }\n"), []);
+        assert_eq!(check("// SAFETY: x is valid.\nunsafe { f(x) }\n"), NONE);
         assert_eq!(
             check("// SAFETY: x is valid,\n// always.\nlet a =\n    unsafe { f(x) };\n"),
-            []
+            NONE
         );
         assert_eq!(
             check("// SAFETY: a plain type.\n#[allow(x)]\nunsafe impl Send for A {}\n"),
-            []
+            NONE
         );
-        assert_eq!(check("f(unsafe { x }) // SAFETY: x is valid.\n"), []);
+        assert_eq!(check("f(unsafe { x }) // SAFETY: x is valid.\n"), NONE);
         assert_eq!(check("unsafe { f(x) }\n"), [1]);
         assert_eq!(check("// SAFETY: x is valid.\ng();\nunsafe { f(x) }\n"), [3]);
         assert_eq!(check("// SAFETY: x is valid.\n\nunsafe { f(x) }\n"), [3]);
@@ -382,14 +385,14 @@ mod tests {
             [3]
         );
         assert_eq!(check("let a = unsafe\n{ x };\n"), [1]);
-        assert_eq!(check("unsafe fn f() {}\n"), []);
+        assert_eq!(check("unsafe fn f() {}\n"), NONE);
     }
 
     #[test]
     fn unwrap_is_found_outside_of_tests_only() {
         let text = "a.unwrap_or(1);\n/// a.unwrap()\na.unwrap();\n#[cfg(test)]\nmod tests { fn f() { a.unwrap(); } }\n";
         assert_eq!(lines(nothing_unwraps(&source("a/src/b.rs", text))), [3]);
-        assert_eq!(lines(nothing_unwraps(&source("a/tests/b.rs", text))), []);
+        assert_eq!(lines(nothing_unwraps(&source("a/tests/b.rs", text))), NONE);
     }
 
     #[test]
@@ -411,13 +414,13 @@ mod tests {
                 "kernels/src/",
                 &[]
             )),
-            []
+            NONE
         );
         let reviewed = [Exception {
             path: "kernels/src/ops/a.rs",
             why: "asks the policy",
         }];
-        assert_eq!(lines(file_access_is_reviewed(&kernel, "kernels/src/", &reviewed)), []);
+        assert_eq!(lines(file_access_is_reviewed(&kernel, "kernels/src/", &reviewed)), NONE);
     }
 
     #[test]
@@ -429,7 +432,7 @@ mod tests {
         );
         assert_eq!(
             lines(libraries_do_not_print(&source("cli/src/b.rs", text), &["a/src/"])),
-            []
+            NONE
         );
     }
 
@@ -444,8 +447,8 @@ mod tests {
             ))
         };
         assert_eq!(check("actors/src/step.rs"), [2, 4]);
-        assert_eq!(check("actors/src/control.rs"), []);
-        assert_eq!(check("actors/src/control/peer.rs"), []);
+        assert_eq!(check("actors/src/control.rs"), NONE);
+        assert_eq!(check("actors/src/control/peer.rs"), NONE);
     }
 
     #[test]
@@ -456,7 +459,7 @@ mod tests {
                 &["a/src/lib.rs".into()],
             ))
         };
-        assert_eq!(check("//! What it is for.\n"), []);
+        assert_eq!(check("//! What it is for.\n"), NONE);
         assert_eq!(check("// What it is for.\n"), [1]);
         assert_eq!(check("mod a;\n//! Late.\n"), [1]);
         assert_eq!(check(""), [1]);

@@ -326,6 +326,9 @@ fn outside_module(path: &str, item: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// No lines.
+    const NONE: [usize; 0] = [];
+
     fn code(text: &str) -> Vec<String> {
         SourceFile::parse("engine/src/a.rs", text)
             .lines
@@ -382,7 +385,7 @@ mod tests {
         assert_eq!(test_lines("#![cfg(test)]\nfn a() {}\n"), [1, 2]);
         assert_eq!(
             test_lines("#[cfg(not(test))]\nfn a() {}\n#[derive(Debug)]\nstruct B;\n"),
-            []
+            NONE
         );
     }
 

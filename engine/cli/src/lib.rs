@@ -16,6 +16,8 @@ mod glob;
 mod home;
 mod inspect;
 mod limits;
+mod memory;
+mod numbers;
 mod ops;
 mod run;
 mod signals;

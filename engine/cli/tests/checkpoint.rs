@@ -111,6 +111,55 @@ fn a_training_that_is_killed_and_resumed_ends_as_one_that_was_not() {
 }
 
 #[test]
+fn a_training_goes_on_only_from_a_checkpoint_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let train = |dataset: &str, more: &[&str]| {
+        let args = [
+            "train",
+            dataset,
+            "--epochs",
+            "1",
+            "--resume",
+            "--checkpoint",
+            text(dir.path()),
+        ];
+        run(args.iter().chain(more))
+    };
+    good(&train("digits", &["--hidden", "8"]));
+    // Other shapes, other variables, other data.
+    for (dataset, more) in [
+        ("digits", &["--hidden", "9"][..]),
+        ("digits", &["--hidden", "8", "--optimizer", "sgd"]),
+        ("digits", &["--model", "softmax"]),
+        ("mnist5k", &["--hidden", "8"]),
+    ] {
+        let ran = train(dataset, more);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        for part in [text(dir.path()), "hidden units", "another --checkpoint directory"] {
+            assert!(ran.stderr.contains(part), "{part:?} is missing in {ran:?}");
+        }
+    }
+    good(&train("digits", &["--hidden", "8"]));
+}
+
+#[test]
+fn a_checkpoint_of_something_else_is_not_resumed_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("model.ckpt-1");
+    good(&run(["checkpoint", "convert", text(&bundle().join("all")), text(&to)]));
+    let state = format!(
+        "model_checkpoint_path: \"{0}\"\nall_model_checkpoint_paths: \"{0}\"\n",
+        text(&to)
+    );
+    fs::write(dir.path().join("checkpoint"), state).unwrap();
+    let ran = run(["train", "digits", "--resume", "--checkpoint", text(dir.path())]);
+    assert!(
+        ran.code == 1 && ran.stderr.contains("not written by `actorflow train`"),
+        "{ran:?}"
+    );
+}
+
+#[test]
 fn a_damaged_checkpoint_is_not_resumed_from() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["--epochs", "1", "--checkpoint", text(dir.path())];

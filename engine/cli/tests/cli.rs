@@ -156,7 +156,6 @@ fn failures_of_a_run_name_the_thing() {
     fails(&f.run(&["--grad", "y"]), 1, &["Y/X"]);
     fails(&f.run(&["--grad", "init/x"]), 1, &["Y/X"]);
     fails(&f.run(&["--fetch", "y=a.npy", "--fetch", "x=a.npy"]), 2, &["same file"]);
-    fails(&f.run(&["--fetch", "y", "--timeout=-1"]), 2, &["--timeout"]);
     fails(&run(["run", "/no/graph.pb", "--fetch", "y"]), 1, &["/no/graph.pb"]);
     fs::write(f.path("graph.pb"), b"\x0a\xffgarbage").unwrap();
     fails(&f.run(&["--fetch", "y"]), 1, &["graph.pb", "INVALID_ARGUMENT"]);

@@ -1,131 +1,17 @@
-//! The actors of one place, real but for the lock of their mailboxes, and nodes that run there.
+//! The actors of one place, and nodes that run there.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use actorflow_core::actor::{Claims, Mailbox, Turn};
 use actorflow_core::cancel::CancelToken;
-use actorflow_core::error::{Error, Result};
-use actorflow_core::kernel::{Device, HostDevice, Kernel, KernelInit, OpContext, Resume, StepContext, Suspend};
+use actorflow_core::error::Result;
+use actorflow_core::kernel::{Device, HostDevice};
 use actorflow_core::resource::ResourceManager;
 use actorflow_core::{DType, Graph, Operation, Output, PartialShape, Tensor};
 use actorflow_kernels::ops::agreement::desk::AgreementDesk;
 use actorflow_kernels::ops::agreement::state::Rules;
-use shuttle::sync::{Condvar, Mutex};
-use shuttle::thread;
 
-/// The turn of an actor, as `TurnMailbox` hands it out; who is next is up to the schedule.
-#[derive(Default)]
-struct Scheduled(Mutex<Queue>);
-
-#[derive(Default)]
-struct Queue {
-    held: bool,
-    waiting: VecDeque<Turn>,
-}
-
-impl Mailbox for Scheduled {
-    fn try_claim(&self) -> bool {
-        !std::mem::replace(&mut self.0.lock().unwrap().held, true)
-    }
-
-    fn claim(&self, turn: Turn) {
-        let mut queue = self.0.lock().unwrap();
-        if queue.held {
-            queue.waiting.push_back(turn);
-            return;
-        }
-        queue.held = true;
-        drop(queue);
-        turn();
-    }
-
-    fn release(&self) {
-        let mut queue = self.0.lock().unwrap();
-        match queue.waiting.pop_front() {
-            Some(turn) => {
-                drop(queue);
-                turn();
-            }
-            None => queue.held = false,
-        }
-    }
-}
-
-/// What a node answers, once.
-#[derive(Default)]
-struct Answer {
-    given: Mutex<(bool, Option<Result<Vec<Tensor>>>)>,
-    there: Condvar,
-}
-
-impl Answer {
-    fn give(&self, outputs: Result<Vec<Tensor>>) {
-        let mut given = self.given.lock().unwrap();
-        assert!(!given.0, "a node was answered twice");
-        *given = (true, Some(outputs));
-        self.there.notify_all();
-    }
-
-    fn wait(&self) -> Result<Vec<Tensor>> {
-        let mut given = self.given.lock().unwrap();
-        loop {
-            if let Some(outputs) = given.1.take() {
-                return outputs;
-            }
-            given = self.there.wait(given).unwrap();
-        }
-    }
-}
-
-/// A node that is parked.
-struct Parked {
-    answer: Arc<Answer>,
-    cancel: CancelToken,
-}
-
-impl Resume for Parked {
-    fn resume(self: Box<Self>, outputs: Result<Vec<Tensor>>) {
-        self.answer.give(outputs);
-    }
-
-    fn step_id(&self) -> u64 {
-        0
-    }
-
-    fn cancel(&self) -> &CancelToken {
-        // A cancellation may come before it is listened for.
-        thread::yield_now();
-        &self.cancel
-    }
-}
-
-impl Suspend for Parked {
-    fn suspend(&self) -> Box<dyn Resume> {
-        thread::yield_now();
-        Box::new(Parked {
-            answer: self.answer.clone(),
-            cancel: self.cancel.clone(),
-        })
-    }
-}
-
-/// The operation of a node, and its kernel.
-struct Node {
-    kernel: Arc<dyn Kernel>,
-    outputs: usize,
-}
-
-impl Node {
-    fn of(op: &Operation, resources: &Arc<ResourceManager>) -> Node {
-        let node = op.node();
-        let init = KernelInit::of(&node, resources);
-        Node {
-            kernel: node.def().make_kernel(&init).unwrap().into(),
-            outputs: node.num_outputs(),
-        }
-    }
-}
+use crate::scheduled::{Node, Scheduled, run};
 
 /// What a node answered whose outputs are numbers.
 pub(crate) type Numbers = Vec<i64>;
@@ -211,7 +97,7 @@ fn graph(rules: Rules, width: usize) -> actorflow_core::Result<Vec<Operation>> {
 impl Place {
     /// One whose agreement has not begun; the variable has zeros.
     pub(crate) fn new(rules: Rules, width: usize) -> Place {
-        let resources = ResourceManager::new(Arc::new(|| Box::<Scheduled>::default()));
+        let resources = Scheduled::resources();
         let device: Arc<dyn Device> = Arc::new(HostDevice::default());
         let ops = graph(rules, width).unwrap();
         let mut nodes: VecDeque<Node> = ops.iter().map(|op| Node::of(op, &resources)).collect();
@@ -332,54 +218,4 @@ impl Place {
             .ok()
             .expect("somebody holds the turn for ever")
     }
-}
-
-/// Runs a node as the executor does: its actors are claimed, then it computes, here or on the thread that gives the last
-/// of them up; it may be parked.
-fn run(
-    node: &Node,
-    inputs: Vec<Tensor>,
-    device: &Arc<dyn Device>,
-    resources: &Arc<ResourceManager>,
-    cancel: &CancelToken,
-) -> Arc<Answer> {
-    let answer = Arc::new(Answer::default());
-    let step = StepContext {
-        step_id: 0,
-        cancel: cancel.clone(),
-        step_resources: resources.clone(),
-        resources: resources.clone(),
-        rendezvous: None,
-        device: device.clone(),
-    };
-    let mut ins: Vec<Option<Tensor>> = inputs.into_iter().map(Some).collect();
-    let mut outs = vec![None; node.outputs];
-    let (nothing, mut want) = (Claims::none(), Claims::none());
-    let before = OpContext::new(&mut ins, &mut outs, &step, &nothing, None);
-    if let Err(e) = node.kernel.claims(&before, &mut want) {
-        answer.give(Err(e));
-        return answer;
-    }
-    let (kernel, to) = (node.kernel.clone(), answer.clone());
-    want.claim_all(Box::new(move |mut held| {
-        let parked = Parked {
-            answer: to.clone(),
-            cancel: step.cancel.clone(),
-        };
-        let may: Option<&dyn Suspend> = if kernel.may_suspend() { Some(&parked) } else { None };
-        let mut cx = OpContext::new(&mut ins, &mut outs, &step, &held, may);
-        let result = kernel.compute(&mut cx);
-        let suspended = cx.is_suspended();
-        held.release_all();
-        if suspended {
-            assert!(result.is_ok(), "a parked node failed");
-            return;
-        }
-        let all = |()| {
-            let outputs: Option<Vec<Tensor>> = outs.into_iter().collect();
-            outputs.ok_or_else(|| Error::internal("the kernel left an output empty"))
-        };
-        to.give(result.and_then(all));
-    }));
-    answer
 }

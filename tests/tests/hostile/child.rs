@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::targets::Target;
+use actorflow_tests::hostile::guided::Guided;
 
 const REQUEST: &str = "ACTORFLOW_HOSTILE_REQUEST";
 /// Address space of the process, in KiB: the program, its threads' stacks and arenas, and what it allocates.
@@ -125,13 +125,15 @@ pub(crate) fn serve() {
         panic!("{request}");
     };
     let (a, b): (u64, u64) = (a.parse().expect("a number"), b.parse().expect("a number"));
-    let target = Target::new(name);
+    let guided = Guided::new(name);
+    let target = guided.target();
     let mut slowest = (Duration::ZERO, String::new());
     let mut errors = 0;
     let mut read = |what: String, at: usize, bytes: Vec<u8>| {
         println!("file {what}");
         let began = Instant::now();
-        let error = target.run(at, bytes);
+        // As a fuzz target reads it.
+        let error = guided.read(&guided.input(at, bytes));
         slowest = std::mem::take(&mut slowest).max((began.elapsed(), what));
         errors += u64::from(error.is_some());
         error
@@ -139,14 +141,14 @@ pub(crate) fn serve() {
     let mut number = 0u64;
     match kind {
         "whole" => {
-            for at in 0..target.len() {
+            for at in 0..target.count() {
                 let error = read(format!("{at}"), at, target.whole(at));
                 assert!(a == 0 || error.is_none(), "{error:?}");
                 number += 1;
             }
         }
         "cut" => {
-            for at in 0..target.len() {
+            for at in 0..target.count() {
                 let whole = target.whole(at);
                 for n in (0..whole.len()).step_by(a as usize) {
                     let error = read(format!("{at} cut off at {n}"), at, whole[..n].to_vec());

@@ -61,6 +61,8 @@ struct Gradients {
 pub struct Settings {
     /// The threads of the session.
     pub threads: usize,
+    /// The most bytes that tensors may take on each device.
+    pub memory: usize,
     /// Whether the passes that rewrite what is run are on.
     pub passes: bool,
     /// A run that takes longer fails.
@@ -72,10 +74,11 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Two threads, all passes, 18 s, one device.
+    /// Two threads, no limit of memory, all passes, 18 s, one device.
     fn default() -> Settings {
         Settings {
             threads: 2,
+            memory: usize::MAX,
             passes: true,
             timeout: Duration::from_secs(18),
             devices: 1,
@@ -89,6 +92,7 @@ impl Settings {
     pub fn session(&self) -> SessionOptions {
         SessionOptions {
             pin: false,
+            memory_budget: self.memory,
             passes: if self.passes { Passes::ALL } else { Passes::NONE },
             devices: self.devices,
             free_nodes: self.scatter.map_or(Free::Default, Free::Scatter),
@@ -122,6 +126,9 @@ pub fn run_case_in(dir: &Path, settings: &Settings, sessions: &Sessions<'_>) -> 
     let path = dir.join("case.json");
     let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let case: Case = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    if case.runs.is_empty() && case.gradients.is_empty() {
+        return Err("case.json has neither runs nor gradients: nothing is checked".into());
+    }
     let path = dir.join("graph.pb");
     let bytes = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let graph = import_graph(bytes).map_err(|e| format!("import: {e}"))?.graph;
@@ -201,6 +208,9 @@ impl Check<'_> {
     }
 
     fn run(&mut self, run: &Run) -> Result<(), String> {
+        if run.targets.is_empty() && run.fetches.is_empty() {
+            return Err("it has neither targets nor fetches: nothing is checked".into());
+        }
         let feeds = self.feeds(&run.feeds)?;
         let targets: Vec<Operation> = run
             .targets
@@ -230,6 +240,9 @@ impl Check<'_> {
     }
 
     fn gradients(&mut self, g: &Gradients) -> Result<(), String> {
+        if g.xs.is_empty() {
+            return Err("it has no xs: nothing is checked".into());
+        }
         if g.expect.len() != g.xs.len() {
             return Err(format!("{} xs, but {} expectations", g.xs.len(), g.expect.len()));
         }

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::glob::matches_any;
+use crate::{memory, numbers};
 pub use case::{Sessions, Settings, run_case, run_case_in};
 pub use compare::compare;
 use pool::Pool;
@@ -42,7 +43,7 @@ pub struct Args {
     #[command(flatten)]
     options: CaseOptions,
     /// How many cases run at the same time
-    #[arg(long, value_name = "N", default_value_t = cores())]
+    #[arg(long, value_name = "N", default_value_t = cores(), allow_negative_numbers = true, value_parser = numbers::jobs)]
     jobs: usize,
 }
 
@@ -50,22 +51,28 @@ pub struct Args {
 #[derive(clap::Args, Clone)]
 struct CaseOptions {
     /// Threads of each session
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, allow_negative_numbers = true, value_parser = numbers::threads)]
     threads: usize,
+    /// The most bytes that the tensors of a case may take on each device, such as 1GiB [default: three quarters of the
+    /// machine's memory, divided by the jobs]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = numbers::memory)]
+    memory: Option<usize>,
     /// Run graphs as they are, without folding, merging or fusing
     #[arg(long)]
     no_passes: bool,
     /// A case that takes longer than this many seconds fails
-    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, allow_negative_numbers = true,
+        value_parser = numbers::whole_seconds)]
     timeout: u64,
     /// How many CPU devices each session has
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=64))]
     devices: u32,
     /// Run the cases on a cluster: `local` starts one parameter server and two workers for each child process
     #[arg(long, value_name = "WHICH")]
     cluster: Option<Cluster>,
     /// Put nodes on devices at random, by this seed
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", allow_negative_numbers = true, value_parser = numbers::seed)]
     scatter: Option<u64>,
 }
 
@@ -78,16 +85,20 @@ enum Cluster {
 
 impl CaseOptions {
     fn limit(&self) -> Duration {
-        Duration::from_secs(self.timeout.max(1))
+        Duration::from_secs(self.timeout)
     }
 
-    /// The child process that runs cases this way.
-    fn command(&self) -> std::io::Result<Command> {
+    /// One of so many child processes that run cases this way.
+    fn command(&self, jobs: usize) -> std::io::Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .arg("conformance-worker")
             .args(["--threads", &self.threads.to_string()])
             .args(["--timeout", &self.timeout.to_string()])
+            .args([
+                "--memory",
+                &self.memory.unwrap_or_else(|| memory::share(jobs)).to_string(),
+            ])
             .env("RUST_BACKTRACE", "0");
         if self.no_passes {
             command.arg("--no-passes");
@@ -106,7 +117,8 @@ impl CaseOptions {
 
     fn settings(&self) -> Settings {
         Settings {
-            threads: self.threads.max(1),
+            threads: self.threads,
+            memory: self.memory.unwrap_or_else(|| memory::share(1)),
             passes: !self.no_passes,
             // A run ends a little before its process is ended, so that it can say what it waits for.
             timeout: self.limit().mul_f64(0.9),
@@ -145,10 +157,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let cases = find(&args.dir, &args.filter)?;
     let mut out = std::io::stdout().lock();
     let mut broken = Ok(());
-    let command = || args.options.command();
+    let command = || args.options.command(args.jobs);
     let pool = Pool {
         command: &command,
-        jobs: args.jobs.max(1),
+        jobs: args.jobs,
         limit: args.options.limit(),
     };
     let outcomes = pool::run(&cases, &pool, |outcome| {

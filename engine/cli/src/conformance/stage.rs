@@ -28,6 +28,7 @@ impl Stage {
             allow_dir: vec!["/".to_owned()],
             threads: Some(settings.threads),
             devices: settings.devices,
+            memory: Some(settings.memory),
             current_dir: Some(dir.path().to_owned()),
             ..LocalOptions::new(1, 2)
         };

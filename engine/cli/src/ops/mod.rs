@@ -12,12 +12,12 @@ use actorflow::op::{ArgDef, ArgType, AttrDef, AttrKind, Gradient, OpDef, registr
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::glob::matches_any;
+use crate::glob::{matches, matches_any};
 
 /// List the operations that the engine has.
 ///
 /// A row has the name, the group, the devices, how gradients flow (`yes`; `stop` where they end, as at an ArgMax;
-/// `no` where none is defined) and the dtypes.
+/// `no` where none is defined) and the dtypes. A filter that no operation matches is a mistake.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only operations whose name matches, such as 'Conv*'; may be given several times
@@ -40,6 +40,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .iter()
         .filter(|op| matches_any(&args.filter, op.name()))
         .collect();
+    let idle = |pattern: &&String| !ops.iter().any(|op| matches(pattern, op.name()));
+    if let Some(pattern) = args.filter.iter().find(idle) {
+        return Err(Failure::Usage(format!(
+            "--filter {pattern:?}: no operation has such a name; a name is matched as a whole, as by 'Conv*'"
+        )));
+    }
     let mut out = std::io::stdout().lock();
     if let Some(folder) = &args.builders {
         let files = builders::write(&ops, folder)?;

@@ -14,8 +14,8 @@ use actorflow::npy::{read_npy_file, write_npy_file};
 use actorflow::{Graph, Operation, Output, Passes, Saver, SaverOptions, Session, SessionOptions, Tensor, gradients};
 use serde_json::{Value, json};
 
-use crate::checkpoint;
 use crate::failure::Failure;
+use crate::{checkpoint, memory, numbers};
 
 /// Run a TensorFlow graph: feed tensors, fetch tensors, differentiate; or a signature of a SavedModel.
 ///
@@ -63,14 +63,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "CHECKPOINT", conflicts_with = "saved_model")]
     restore: Option<String>,
     /// How many threads may compute [default: one for each core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::threads)]
     threads: Option<usize>,
+    /// The most bytes that tensors may take together, such as 512MiB or 4GiB [default: three quarters of the machine's memory]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = numbers::memory)]
+    memory: Option<usize>,
     /// Run the graph as it is, without folding, merging or fusing
     #[arg(long)]
     no_passes: bool,
     /// Give up after so many seconds
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<f64>,
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = numbers::seconds)]
+    timeout: Option<Duration>,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -85,9 +88,10 @@ struct Wanted {
 
 fn options(args: &Args) -> SessionOptions {
     let mut options = match args.threads {
-        Some(n) => SessionOptions::with_threads(n.max(1)),
+        Some(n) => SessionOptions::with_threads(n),
         None => SessionOptions::default(),
     };
+    options.memory_budget = args.memory.unwrap_or_else(|| memory::share(1));
     if args.no_passes {
         options.passes = Passes::NONE;
     }
@@ -148,11 +152,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     check_files(&wanted)?;
     let restore = match &args.restore {
-        Some(text) => Some((Saver::new(&graph, SaverOptions::default())?, checkpoint::named(text)?)),
+        Some(text) => {
+            let prefix = checkpoint::named(text)?;
+            let saver = Saver::new(&graph, SaverOptions::default());
+            Some((saver.map_err(|e| e.context(format!("--restore {text}")))?, prefix))
+        }
         None => None,
     };
     let session = Session::with_options(&graph, options(args))?;
-    let deadline = deadline(args.timeout)?;
+    let deadline = args.timeout.and_then(|limit| Instant::now().checked_add(limit));
     let start = Instant::now();
     for op in &inits {
         limited(&session, deadline).target(op).run()?;
@@ -178,19 +186,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let seconds = start.elapsed().as_secs_f64();
     report(&wanted, &values, seconds, args.json)
-}
-
-fn deadline(timeout: Option<f64>) -> Result<Option<Instant>, Failure> {
-    let Some(seconds) = timeout else {
-        return Ok(None);
-    };
-    let at = Duration::try_from_secs_f64(seconds)
-        .ok()
-        .and_then(|d| Instant::now().checked_add(d));
-    match at {
-        Some(at) => Ok(Some(at)),
-        None => Err(Failure::Usage(format!("--timeout {seconds} is no number of seconds"))),
-    }
 }
 
 fn limited(session: &Session, deadline: Option<Instant>) -> actorflow::Runner<'_> {

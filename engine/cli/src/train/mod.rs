@@ -15,7 +15,7 @@ use serde::Serialize;
 use self::data::{Dataset, Split};
 use self::model::{Model, ModelName, OptimizerName, Setup};
 use self::resume::{Checkpoints, Progress};
-use crate::Failure;
+use crate::{Failure, numbers};
 
 /// Train a classifier of handwritten digits and report its accuracy on the test rows.
 ///
@@ -29,26 +29,26 @@ pub(crate) struct Args {
     /// The classifier.
     #[arg(long, value_enum, default_value = "mlp")]
     model: ModelName,
-    /// Units of the hidden layer (default: 256, of lenet 128).
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    /// Units of the hidden layer (default: 256, of lenet 128); softmax has none.
+    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
     hidden: Option<u32>,
     /// Passes over the training rows (default: 40, of lenet 6).
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: Option<u32>,
     /// Rows in a step.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 32, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
     /// The update rule.
     #[arg(long, value_enum, default_value = "adam")]
     optimizer: OptimizerName,
     /// The learning rate; each optimizer has a default of its own. Of lenet it falls to zero by the last step.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// The seed of the initial weights and of the order of the rows.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::seed)]
     seed: u64,
     /// Threads that may compute at once (default: one for each core).
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = numbers::threads)]
     threads: Option<usize>,
     /// A CSV file (plain or gzip) to use instead of the bundled one: pixels, then the label, a line each.
     #[arg(long)]
@@ -57,7 +57,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
     /// Save a checkpoint after every so many steps.
-    #[arg(long, value_name = "N", requires = "checkpoint", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "checkpoint", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
     checkpoint_every: Option<u32>,
     /// Go on from the latest checkpoint of the directory, if there is one; the result is that of a training that was
     /// never stopped.
@@ -116,8 +117,14 @@ impl Shuffle {
 /// Runs the command.
 ///
 /// # Errors
-/// For unreadable data, a learning rate that is no positive number, and errors of the engine.
+/// For units of a hidden layer that the model has not, unreadable data, a learning rate that is no positive number, and errors of the engine.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.hidden.is_some() && !args.model.has_hidden_layer() {
+        return Err(Failure::Usage(format!(
+            "--hidden: {} has no hidden layer; leave it out, or train --model mlp or lenet",
+            args.model.name()
+        )));
+    }
     let split = args.dataset.load(args.data.as_deref())?;
     let model = Model::build(&Setup {
         model: args.model,

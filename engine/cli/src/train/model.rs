@@ -110,6 +110,14 @@ impl ModelName {
         }
     }
 
+    /// Whether it has a layer between the first and the last.
+    pub(super) fn has_hidden_layer(self) -> bool {
+        match self {
+            ModelName::Mlp | ModelName::Lenet => true,
+            ModelName::Softmax => false,
+        }
+    }
+
     /// Whether its learning rate falls to zero by the last step.
     pub(super) fn rate_falls(self) -> bool {
         matches!(self, ModelName::Lenet)

@@ -39,7 +39,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime};
 
-use actorflow_core::error::{Error, Result};
+use actorflow_core::error::{Code, Error, Result};
 use actorflow_core::{Graph, Operation, Output, Tensor};
 use actorflow_kernels::checkpoint::store::without_climbing;
 use actorflow_kernels::checkpoint::{Location, Reader, remove};
@@ -97,6 +97,7 @@ struct History {
 /// It can be shared between threads; two of its savings to one directory keep the directory's state consistent.
 pub struct Saver {
     nodes: Nodes,
+    variables: Vec<SavedVariable>,
     names: Vec<String>,
     options: SaverOptions,
     history: Mutex<History>,
@@ -108,7 +109,7 @@ impl Saver {
     /// Adds the nodes that save and restore to the graph.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` if there is nothing to save, a name is there twice (but for parts of one tensor), or something
+    /// `INVALID_ARGUMENT` if there is nothing to save or restore, a name is there twice (but for parts of one tensor), or something
     /// else than a variable is to be saved.
     pub fn new(graph: &Graph, options: SaverOptions) -> Result<Saver> {
         let variables = match &options.variables {
@@ -117,7 +118,7 @@ impl Saver {
         };
         if variables.is_empty() {
             return Err(Error::invalid(
-                "there is nothing to save: the graph has no variables, or the list of variables is empty",
+                "there is nothing to save or restore: the graph has no variables, or the list of variables is empty",
             ));
         }
         let mut seen = HashSet::new();
@@ -131,7 +132,8 @@ impl Saver {
         }
         Ok(Saver {
             nodes: nodes::build(graph, &variables, options.sharded)?,
-            names: variables.into_iter().map(|v| v.name).collect(),
+            names: variables.iter().map(|v| v.name.clone()).collect(),
+            variables,
             history: Mutex::new(History {
                 kept: Vec::new(),
                 next_to_keep: later(SystemTime::now(), options.keep_checkpoint_every_n_hours),
@@ -227,11 +229,36 @@ impl Saver {
     ///
     /// # Errors
     /// `NOT_FOUND` if there is no such checkpoint or it lacks a variable; `INVALID_ARGUMENT` if a dtype or shape is
-    /// another one; `DATA_LOSS` naming file and tensor if it is damaged. Then some variables may have been set.
+    /// another one, naming the checkpoint and the variable; `DATA_LOSS` naming file and tensor if it is damaged. Then some variables may have been set.
     pub fn restore(&self, session: &Session, prefix: &str) -> Result<()> {
         let path = without_climbing(prefix)?;
-        let run = session.runner().feed(&self.nodes.filename, Tensor::from(path));
-        run.target(&self.nodes.restore).run().map(drop)
+        let run = session.runner().feed(&self.nodes.filename, Tensor::from(path.as_str()));
+        let done = run.target(&self.nodes.restore).run().map(drop);
+        done.map_err(|e| match e.code() {
+            Code::InvalidArgument => self.misfit(&path).map_or(e, Error::invalid),
+            _ => e,
+        })
+    }
+
+    /// The first variable that has another dtype or shape in the checkpoint, if this process can read it.
+    fn misfit(&self, path: &str) -> Option<String> {
+        let reader = Reader::open(path).ok()?;
+        // Parts are compared with their whole by the operation that restores.
+        let mut whole = self.variables.iter().filter(|v| v.slice.is_empty());
+        whole.find_map(|v| {
+            let (saved, dtype) = (reader.entries().get(&v.name)?, v.dtype().ok()?);
+            let fits = saved.dtype().is_ok_and(|d| d == dtype) && v.shape().accepts(&saved.shape);
+            (!fits).then(|| {
+                format!(
+                    "{path} is of another model: {} is {}{} there, but {dtype}{} in this graph; restore a checkpoint of this \
+                     model, or build the graph that it was saved from",
+                    v.name,
+                    saved.dtype_name(),
+                    saved.shape,
+                    v.shape()
+                )
+            })
+        })
     }
 
     /// Takes over the checkpoints of a directory, so that a program that goes on after a crash deletes the old ones.

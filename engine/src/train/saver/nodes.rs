@@ -43,11 +43,12 @@ impl SavedVariable {
         }
     }
 
-    fn dtype(&self) -> Result<DType> {
+    pub(super) fn dtype(&self) -> Result<DType> {
         self.handle.op().node().attrs().dtype("dtype")
     }
 
-    fn shape(&self) -> PartialShape {
+    /// The shape of the variable, or of the part.
+    pub(super) fn shape(&self) -> PartialShape {
         let node = self.handle.op().node();
         node.attrs().shape("shape").cloned().unwrap_or_default()
     }
@@ -192,7 +193,11 @@ fn restore_group(g: &Graph, prefix: &Output, group: &[&SavedVariable]) -> Result
         let shape = v.shape();
         let value = match shape == PartialShape::UNKNOWN {
             true => value,
-            false => g.op("EnsureShape").input(&value).attr("shape", shape).output()?,
+            false => {
+                let b = g.op("EnsureShape").input(&value).attr("shape", shape);
+                // An error of the node says which variable it is.
+                b.name(&format!("EnsureShape/{}", v.handle.op().name())).output()?
+            }
         };
         let op = if v.is_resource()? { "AssignVariableOp" } else { "Assign" };
         let b = g.op(op).input(&v.handle).input(&value).name("Assign");

@@ -6,7 +6,7 @@ use prost::Message;
 use super::dice::Dice;
 
 /// Cuts, flips, repeats, removes or overwrites some of the bytes.
-pub(crate) fn bytes(whole: &mut Vec<u8>, dice: &mut Dice) {
+pub fn bytes(whole: &mut Vec<u8>, dice: &mut Dice) {
     for _ in 0..=dice.below(3) {
         if whole.is_empty() {
             return;
@@ -16,7 +16,7 @@ pub(crate) fn bytes(whole: &mut Vec<u8>, dice: &mut Dice) {
         match dice.below(8) {
             0 => whole.truncate(at),
             1 | 2 => whole[at] ^= 1 << dice.below(8),
-            3 => whole[at] = dice.next() as u8,
+            3 => whole[at] = dice.draw() as u8,
             4 => {
                 let again = whole[at..end].to_vec();
                 let to = dice.below(whole.len());
@@ -31,7 +31,7 @@ pub(crate) fn bytes(whole: &mut Vec<u8>, dice: &mut Dice) {
 }
 
 /// Changes what a graph says: edges, operations, attributes, shapes, constants, functions.
-pub(crate) fn graph(whole: &[u8], ops: &[&str], dice: &mut Dice) -> Option<Vec<u8>> {
+pub fn graph(whole: &[u8], ops: &[&str], dice: &mut Dice) -> Option<Vec<u8>> {
     let mut def = GraphDef::decode(whole).ok()?;
     for _ in 0..=dice.below(3) {
         let functions = def.library.as_mut().map_or(&mut [][..], |l| &mut l.function[..]);

@@ -8,9 +8,10 @@ use actorflow::graphdef::import_graph;
 use actorflow::graphdef::proto::GraphDef;
 use actorflow::op::registry;
 use actorflow::{Code, Error, Graph, GraphVariables, SavedModel, Saver, SaverOptions, Session, SessionOptions, Tensor};
-use actorflow_tests::repo;
 use prost::Message;
 use tempfile::TempDir;
+
+use crate::repo;
 
 use super::damage;
 use super::dice::Dice;
@@ -37,22 +38,27 @@ const NOT_RUN: [&str; 12] = [
 ];
 
 /// A kind of file, with the files to begin from.
-pub(crate) enum Target {
+pub enum Target {
     /// A `GraphDef`: imported, and its last nodes are fetched.
     Graph {
+        /// Graphs, the shortest first, then those that were made to do harm.
         seeds: Vec<Vec<u8>>,
+        /// The names of all operations.
         ops: Vec<&'static str>,
     },
     /// A file of a folder: the folder is loaded.
     Folder {
+        /// The files that are damaged, relative to the folder.
         files: Vec<PathBuf>,
+        /// The folder, with all files as they are.
         folder: TempDir,
+        /// Loads it; the error, if there is one.
         load: fn(&Path) -> Option<Error>,
     },
 }
 
 /// The names of the targets.
-pub(crate) const NAMES: [&str; 4] = ["graph", "saved_model", "bundle", "checkpoint"];
+pub const NAMES: [&str; 4] = ["graph", "saved_model", "bundle", "checkpoint"];
 
 fn options() -> SessionOptions {
     SessionOptions {
@@ -106,7 +112,7 @@ fn read(prefix: &Path) -> Option<Error> {
 
 impl Target {
     /// The target of this name.
-    pub(crate) fn new(name: &str) -> Target {
+    pub fn new(name: &str) -> Target {
         if name == "graph" {
             let mut graphs = seeds::sound();
             graphs.extend(seeds::kept().into_iter().map(|(_, bytes)| bytes));
@@ -148,7 +154,7 @@ impl Target {
     }
 
     /// The file that follows from a seed, and which file of a folder it takes the place of.
-    pub(crate) fn mutant(&self, seed: u64) -> (usize, Vec<u8>) {
+    pub fn mutant(&self, seed: u64) -> (usize, Vec<u8>) {
         let mut dice = Dice::new(seed);
         match self {
             Target::Graph { seeds, ops } => {
@@ -176,7 +182,7 @@ impl Target {
     }
 
     /// How many files there are to begin from.
-    pub(crate) fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         match self {
             Target::Graph { seeds, .. } => seeds.len(),
             Target::Folder { files, .. } => files.len(),
@@ -184,7 +190,7 @@ impl Target {
     }
 
     /// One of them, as it is.
-    pub(crate) fn whole(&self, at: usize) -> Vec<u8> {
+    pub fn whole(&self, at: usize) -> Vec<u8> {
         match self {
             Target::Graph { seeds, .. } => seeds[at].clone(),
             Target::Folder { files, folder, .. } => {
@@ -197,7 +203,7 @@ impl Target {
     ///
     /// # Panics
     /// If the error is `INTERNAL`, which says that an invariant is broken.
-    pub(crate) fn run(&self, at: usize, bytes: Vec<u8>) -> Option<Error> {
+    pub fn run(&self, at: usize, bytes: Vec<u8>) -> Option<Error> {
         let error = match self {
             Target::Graph { .. } => return run_graph(bytes),
             Target::Folder { files, folder, load } => {
@@ -224,7 +230,7 @@ fn no_broken_invariant(error: Option<Error>) -> Option<Error> {
 ///
 /// # Panics
 /// As [`Target::run`].
-pub(crate) fn run_graph(bytes: Vec<u8>) -> Option<Error> {
+pub fn run_graph(bytes: Vec<u8>) -> Option<Error> {
     no_broken_invariant(import_and_run(bytes))
 }
 

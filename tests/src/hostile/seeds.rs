@@ -1,17 +1,18 @@
 //! Files to begin from: sound ones, and graphs that were made to do harm.
 
 use actorflow::graphdef::proto::{self, AttrValue, DataType, FunctionDef, GraphDef, NodeDef, attr_value::Value};
-use actorflow_tests::{oracle, repo};
 use prost::Message;
 use std::path::PathBuf;
 
+use crate::{oracle, repo};
+
 /// Where the graphs of [`made`] are, and what was found later.
-pub(crate) fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     repo::root().join("tests/data/hostile")
 }
 
 /// The files in the folder, by name.
-pub(crate) fn kept() -> Vec<(String, Vec<u8>)> {
+pub fn kept() -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(folder())
         .expect("tests/data/hostile")
         .map(|entry| entry.expect("an entry of tests/data/hostile").path())
@@ -26,7 +27,7 @@ pub(crate) fn kept() -> Vec<(String, Vec<u8>)> {
 }
 
 /// Graphs that TensorFlow wrote, the shortest first.
-pub(crate) fn sound() -> Vec<Vec<u8>> {
+pub fn sound() -> Vec<Vec<u8>> {
     let mut graphs: Vec<Vec<u8>> = oracle::cases()
         .expect("the bundled cases")
         .iter()
@@ -162,7 +163,7 @@ fn with_functions(node: Vec<NodeDef>, function: Vec<FunctionDef>) -> GraphDef {
 }
 
 /// Graphs that were made to do harm, by the names of their files.
-pub(crate) fn made() -> Vec<(&'static str, Vec<u8>)> {
+pub fn made() -> Vec<(&'static str, Vec<u8>)> {
     let graph = |node| GraphDef {
         node,
         ..Default::default()

@@ -1,0 +1,11 @@
+//! The files of TensorFlow's checkpoint bundles, one of them as the fuzzer makes it: `cargo +nightly fuzz run bundle`.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use actorflow_tests::hostile::guided::Guided;
+use libfuzzer_sys::fuzz_target;
+
+static FILES: LazyLock<Guided> = LazyLock::new(|| Guided::new("bundle"));
+
+fuzz_target!(|data: &[u8]| drop(FILES.read(data)));

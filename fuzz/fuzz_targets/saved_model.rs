@@ -1,0 +1,11 @@
+//! A SavedModel's files, one of them as the fuzzer makes it: `cargo +nightly fuzz run saved_model`.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use actorflow_tests::hostile::guided::Guided;
+use libfuzzer_sys::fuzz_target;
+
+static FILES: LazyLock<Guided> = LazyLock::new(|| Guided::new("saved_model"));
+
+fuzz_target!(|data: &[u8]| drop(FILES.read(data)));
