@@ -35,6 +35,7 @@ const ELSEWHERE: &[&str] = &[
     "FakeQuantWithMinMaxVars",
     "FakeQuantWithMinMaxVarsPerChannel",
     "PreventGradient",
+    "QuantizeAndDequantize",
     "QuantizeAndDequantizeV2",
     "QuantizeAndDequantizeV3",
     "QuantizeAndDequantizeV4",

@@ -219,7 +219,7 @@ mod tests {
         }
         let b = SyncBatches::new(3, None, 2, 2).unwrap();
         assert_eq!(b.of(0, 2).unwrap_err().code(), Code::InvalidArgument);
-        assert_eq!(b.of(u64::MAX, 1).unwrap().len(), 2);
+        assert_eq!(b.of(u64::MAX / 8, 1).unwrap().len(), 2);
         assert!(SyncBatches::new(1, None, 2, 2).unwrap().of(u64::MAX, 1).is_err());
     }
 }

@@ -49,6 +49,7 @@ impl Accumulator {
 
     /// An operation that sets the step, so that what was computed at an earlier one is dropped.
     pub(super) fn set_step(&self, step: &Output) -> Result<Operation> {
+        let _place = self.graph().colocate_with(&self.handle.op())?;
         let b = self.graph().op("AccumulatorSetGlobalStep").input(&self.handle);
         b.input(&step.cast(DType::I64)?).finish()
     }
@@ -72,6 +73,7 @@ impl Accumulator {
 
     /// An operation that adds a gradient which was computed at a step (int64), unless that is past.
     pub(super) fn push(&self, grad: &Grad, step: &Output) -> Result<Operation> {
+        let _place = self.graph().colocate_with(&self.handle.op())?;
         let g = self.graph();
         match grad {
             Grad::Dense(x) => {
@@ -95,12 +97,14 @@ impl Accumulator {
 
     /// How many have been pushed since the last were taken, an int32.
     pub(super) fn pushed(&self) -> Result<Output> {
+        let _place = self.graph().colocate_with(&self.handle.op())?;
         let b = self.graph().op("AccumulatorNumAccumulated").input(&self.handle);
         b.output()
     }
 
     /// The sum, once there are at least so many; waits until then.
     pub(super) fn take(&self, required: usize) -> Result<Grad> {
+        let _place = self.graph().colocate_with(&self.handle.op())?;
         let g = self.graph();
         let n = g.constant(i32::try_from(required).unwrap_or(i32::MAX))?;
         let op = match self.sparse {

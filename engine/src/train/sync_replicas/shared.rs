@@ -188,6 +188,7 @@ impl SyncGraph {
             }
         }
         let ready = g.control_dependencies(&there);
+        let at_mutex = g.colocate_with(&self.mutex.op())?;
         let lock = g.op("MutexLock").input(&self.mutex).output()?;
         drop(ready);
         let held = g.control_dependencies(&[lock.op()]);
@@ -201,6 +202,7 @@ impl SyncGraph {
         let arrived = self.arrivals.count(step)?;
         drop(all);
         let unlock = g.op("ConsumeMutexLock").input(&lock).control_input(&arrived).finish()?;
+        drop(at_mutex);
         let waits = g.control_dependencies(&[unlock]);
         let over = gate.take(1)?.values().op();
         drop(waits);
