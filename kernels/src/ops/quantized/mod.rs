@@ -1,7 +1,7 @@
 //! Quantised arithmetic: integers that stand for the real numbers of a range given beside them.
 //!
 //! Every operation takes and gives, with each quantised tensor, the least and the greatest real number that its integers
-//! stand for. What the integers mean is in [`range`]; results are TensorFlow's to the last bit, because programs compare
+//! stand for. What the integers mean is in `range`; results are TensorFlow's to the last bit, because programs compare
 //! and store them.
 //!
 //! - `quantize`: from real numbers and back
