@@ -60,19 +60,16 @@ impl Pretended {
     }
 }
 
-fn bench(python: &Path, peers: &Path, more: &[&str]) -> Output {
+/// The smallest measurement between processes.
+fn ps() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_actorflow-bench"));
-    command.args([
-        "ps",
-        "--only",
-        "ps_scalar",
-        "--samples",
-        "1",
-        "--window",
-        "0.05",
-        "--beside",
-    ]);
-    command.arg(python).arg("--peers").arg(peers);
+    command.args("ps --only ps_scalar --samples 1 --window 0.05".split(' '));
+    command
+}
+
+fn bench(python: &Path, peers: &Path, more: &[&str]) -> Output {
+    let mut command = ps();
+    command.arg("--beside").arg(python).arg("--peers").arg(peers);
     command.args(more).output().unwrap()
 }
 
@@ -161,18 +158,7 @@ fn what_is_missing_is_named_with_the_cure() {
 
 #[test]
 fn every_task_computes_with_the_threads_that_are_asked_for() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_actorflow-bench"));
-    command.args([
-        "ps",
-        "--only",
-        "ps_scalar",
-        "--samples",
-        "1",
-        "--window",
-        "0.05",
-        "--json",
-    ]);
-    let output = command.args(["--threads", "3"]).output().unwrap();
+    let output = ps().args(["--json", "--threads", "3"]).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     let rows: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();

@@ -1,10 +1,10 @@
 //! Certificates of processes that no daemon looks after: sessions from outside, and servers inside of programs.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actorflow_core::error::{Error, Result};
+use actorflow_core::error::{Code, Error, Result};
 use actorflow_transport::identity::renew::Update;
 use actorflow_transport::identity::{Identity, REVOCATIONS_EVERY, Renewer, authority_of, refresh};
 
@@ -43,6 +43,39 @@ impl Renewal {
             folder: Some(folder.to_owned()),
             ..Renewal::at(&authority_of(folder)?)
         })
+    }
+
+    /// What a [`Renewer`] of an identity is to do with what it brings: write it to the log, keep a fresh identity in the
+    /// folder, if there is one, and `take` it into use.
+    pub fn reporter(
+        folder: Option<PathBuf>,
+        identity: &Identity,
+        mut take: impl FnMut(&Identity) -> Result<()> + Send + 'static,
+    ) -> impl FnMut(Update) + Send + 'static {
+        let mut known = identity.revocations().len();
+        move |update| match update {
+            // A renewed certificate comes with the list of the day.
+            Update::Renewed(ref identity) | Update::Revocations(ref identity) => {
+                if matches!(update, Update::Renewed(_)) {
+                    tracing::info!(serial = identity.serial(), "certificate renewed");
+                }
+                let revoked = identity.revocations().len();
+                if revoked > known {
+                    tracing::warn!(revoked, "certificates revoked");
+                }
+                known = revoked;
+                keep(folder.as_deref(), identity);
+                if let Err(error) = take(identity) {
+                    tracing::error!(%error, "the identity cannot be used");
+                }
+            }
+            Update::Failed { error, retry_in } => match error.code() {
+                Code::PermissionDenied | Code::Unauthenticated => {
+                    tracing::warn!(%error, retry_in = ?retry_in, "the authority refuses this task");
+                }
+                _ => tracing::warn!(%error, retry_in = ?retry_in, "authority not reached"),
+            },
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -103,11 +136,11 @@ impl Drop for Keeper {
 /// `INVALID_ARGUMENT` if the authority's address is none; those of starting a thread.
 pub(super) fn begin(node: &Arc<Node>, renewal: &Renewal, identity: Identity, refreshed: bool) -> Result<()> {
     renewal.check()?;
-    let report = reporter(
-        Arc::downgrade(node),
-        renewal.folder.clone(),
-        identity.revocations().len(),
-    );
+    let weak = Arc::downgrade(node);
+    let report = Renewal::reporter(renewal.folder.clone(), &identity, move |fresh| match weak.upgrade() {
+        Some(node) => node.endpoint()?.set_identity(fresh.clone()),
+        None => Ok(()),
+    });
     let (addr, every) = (&renewal.authority, renewal.every);
     let renewer = match refreshed {
         true => Renewer::start_fresh(addr, identity, every, report)?,
@@ -115,29 +148,4 @@ pub(super) fn begin(node: &Arc<Node>, renewal: &Renewal, identity: Identity, ref
     };
     *node.keeper.lock() = Some(Keeper(Some(renewer)));
     Ok(())
-}
-
-/// Uses and keeps what the renewer brings; so many certificates are `known` to be revoked.
-fn reporter(node: Weak<Node>, folder: Option<PathBuf>, mut known: usize) -> impl FnMut(Update) + Send + 'static {
-    move |update| match update {
-        Update::Renewed(ref identity) | Update::Revocations(ref identity) => {
-            if matches!(update, Update::Renewed(_)) {
-                tracing::info!(serial = identity.serial(), "certificate renewed");
-            }
-            let revoked = identity.revocations().len();
-            if revoked > known {
-                tracing::warn!(revoked, "certificates revoked");
-            }
-            known = revoked;
-            keep(folder.as_deref(), identity);
-            if let Some(node) = node.upgrade()
-                && let Err(error) = node.endpoint().and_then(|e| e.set_identity(identity.clone()))
-            {
-                tracing::error!(%error, "the identity cannot be used");
-            }
-        }
-        Update::Failed { error, retry_in } => {
-            tracing::warn!(%error, retry_in = ?retry_in, "authority not reached");
-        }
-    }
 }

@@ -2,7 +2,6 @@
 //! count how often each was used.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actorflow::cluster::Server;
@@ -11,6 +10,8 @@ use actorflow::train::monitored::MonitoredSession;
 use actorflow::train::monitored::hooks::{CheckpointSaverHook, Every};
 use actorflow::train::parallel::Replica;
 use actorflow::{Code, Result, Session, SessionOptions, Tensor};
+
+use super::Pace;
 
 /// Examples in an epoch: no multiple of what a step uses.
 const EXAMPLES: u64 = super::SMALL as u64;
@@ -47,7 +48,7 @@ fn stay() {
 }
 
 /// Takes steps until all epochs are over.
-pub(super) fn train(mut replica: Replica, session: &Session, computing: &AtomicU64) -> Result<()> {
+pub(super) fn train(mut replica: Replica, session: &Session, pace: &Pace) -> Result<()> {
     let (batches, me) = batches(&replica)?;
     replica.start(session)?;
     loop {
@@ -55,7 +56,8 @@ pub(super) fn train(mut replica: Replica, session: &Session, computing: &AtomicU
             if at >= batches.steps(EPOCHS) {
                 return Ok(None);
             }
-            std::thread::sleep(Duration::from_millis(computing.load(Ordering::SeqCst)));
+            pace.wait(at);
+            pace.compute();
             replica.step(&uses(&batches.of(at, me)?)?).map(Some)
         });
         match step {
@@ -79,7 +81,7 @@ pub(super) fn monitored(
     server: Server,
     replica: Replica,
     options: SessionOptions,
-    computing: &AtomicU64,
+    pace: &Pace,
 ) -> Result<()> {
     let (batches, me) = batches(&replica)?;
     let checkpoints = dir.join("checkpoints").display().to_string();
@@ -89,8 +91,11 @@ pub(super) fn monitored(
         .chief_hook(CheckpointSaverHook::new(&checkpoints, Every::Steps(5)))
         .build()?;
     loop {
-        std::thread::sleep(Duration::from_millis(computing.load(Ordering::SeqCst)));
-        let r = s.step_with(|at| uses(&batches.of(at, me)?))?;
+        let r = s.step_with(|at| {
+            pace.wait(at);
+            pace.compute();
+            uses(&batches.of(at, me)?)
+        })?;
         println!("STEP {} {}", r.global_step, u8::from(r.applied));
         if r.global_step >= batches.steps(EPOCHS) {
             break;

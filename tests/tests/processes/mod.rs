@@ -36,6 +36,35 @@ const SMALL: usize = 100;
 
 // ---------------------------------------------------------------- a task
 
+/// What the parent says, line by line, of how a task is to go on.
+pub(crate) struct Pace {
+    /// Milliseconds that computing takes: a line that is a number.
+    computing: AtomicU64,
+    /// The global step at which a task that goes through examples waits for a later one: a number after `until`.
+    until: AtomicU64,
+}
+
+impl Pace {
+    fn told(&self, line: &str) {
+        match line.strip_prefix("until ") {
+            Some(step) => self.until.store(step.parse().unwrap(), Ordering::SeqCst),
+            None => self.computing.store(line.parse().unwrap(), Ordering::SeqCst),
+        }
+    }
+
+    /// Computes.
+    fn compute(&self) {
+        std::thread::sleep(Duration::from_millis(self.computing.load(Ordering::SeqCst)));
+    }
+
+    /// Waits until a step may be taken.
+    fn wait(&self, step: u64) {
+        while step >= self.until.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 fn model(g: &Graph, size: usize) -> Result<Model> {
     let x = g.placeholder("x", DType::F32, [size])?;
     let count = g.variable("count", Tensor::zeros(DType::F32, [size])?)?;
@@ -110,7 +139,7 @@ fn monitored(dir: &Path, server: Server, replica: Replica, filters: Vec<String>,
     Ok(())
 }
 
-fn task(dir: &Path, job: &str, index: u32, strategy: &str, size: usize, computing: &AtomicU64) -> Result<()> {
+fn task(dir: &Path, job: &str, index: u32, strategy: &str, size: usize, pace: &Pace) -> Result<()> {
     let (is_monitored, strategy) = match strategy.strip_prefix("monitored-") {
         Some(rest) => (true, rest),
         None => (false, strategy),
@@ -119,7 +148,7 @@ fn task(dir: &Path, job: &str, index: u32, strategy: &str, size: usize, computin
         Some(rest) => (true, rest.parse()?),
         None => (false, strategy.parse::<Strategy>()?),
     };
-    train(dir, job, index, (strategy, is_monitored, in_epochs), size, computing)
+    train(dir, job, index, (strategy, is_monitored, in_epochs), size, pace)
 }
 
 fn train(
@@ -128,7 +157,7 @@ fn train(
     index: u32,
     (strategy, is_monitored, in_epochs): (Strategy, bool, bool),
     size: usize,
-    computing: &AtomicU64,
+    pace: &Pace,
 ) -> Result<()> {
     let spec = ClusterSpec::from_file(dir.join("cluster.json"))?;
     let identity = Identity::load(&dir.join(format!("{job}{index}")))?;
@@ -169,19 +198,19 @@ fn train(
         ..session()
     };
     if is_monitored && in_epochs {
-        return epochs::monitored(dir, server, replica, options, computing);
+        return epochs::monitored(dir, server, replica, options, pace);
     }
     if is_monitored {
         return monitored(dir, server, replica, filters, size);
     }
     let session = Session::on(&g, &server, options)?;
     if in_epochs {
-        return epochs::train(replica, &session, computing);
+        return epochs::train(replica, &session, pace);
     }
     replica.start(&session)?;
     let x = Tensor::full([size], 1f32)?;
     loop {
-        std::thread::sleep(Duration::from_millis(computing.load(Ordering::SeqCst)));
+        pace.compute();
         let line = match replica.step(std::slice::from_ref(&x)) {
             Ok(r) => format!("STEP {} {}", r.global_step, u8::from(r.applied)),
             // A task was lost, or the step was made elsewhere: the next one joins again.
@@ -210,17 +239,20 @@ fn a_process_is_a_task_if_it_was_started_as_one() {
     let [dir, job, index, strategy, size] = words[..] else {
         panic!("{text:?}")
     };
-    // Milliseconds; the parent says what they are, line by line. The task ends with it, when the pipe closes.
-    let computing = Arc::new(AtomicU64::new(0));
-    let told = computing.clone();
+    let pace = Arc::new(Pace {
+        computing: AtomicU64::new(0),
+        until: AtomicU64::new(0),
+    });
+    let told = pace.clone();
+    // The task ends with its parent, when the pipe closes.
     std::thread::spawn(move || {
         for line in std::io::stdin().lines().map_while(std::result::Result::ok) {
-            told.store(line.parse().unwrap(), Ordering::SeqCst);
+            told.told(&line);
         }
         std::process::exit(0);
     });
     let (index, size) = (index.parse().unwrap(), size.parse().unwrap());
-    if let Err(e) = task(Path::new(dir), job, index, strategy, size, &computing) {
+    if let Err(e) = task(Path::new(dir), job, index, strategy, size, &pace) {
         println!("FAILED {e}");
         let _ = std::io::stdout().flush();
         std::process::exit(1);
@@ -275,7 +307,16 @@ impl Task {
 
     /// Sets how long its computing takes from its next step on.
     pub(crate) fn compute(&mut self, time: Duration) {
-        writeln!(self.stdin, "{}", time.as_millis()).unwrap();
+        self.tell(time.as_millis());
+    }
+
+    /// Lets it go through its examples until that global step, and no further.
+    pub(crate) fn until(&mut self, step: u64) {
+        self.tell(format_args!("until {step}"));
+    }
+
+    fn tell(&mut self, line: impl std::fmt::Display) {
+        writeln!(self.stdin, "{line}").unwrap();
         self.stdin.flush().unwrap();
     }
 

@@ -25,6 +25,8 @@ pub(super) struct Greeted {
 #[derive(Debug)]
 pub struct Connection<K> {
     pub(super) local: Local,
+    /// What comes of an earlier epoch is dropped.
+    pub(super) floor: u64,
     /// The subject of the peer's certificate.
     pub(super) subject: String,
     pub(super) peer: Option<Greeted>,
@@ -56,6 +58,7 @@ impl<K> Connection<K> {
         };
         let mut connection = Connection {
             inbound: Inbound::new(window, limits.tensor.max(limits.message) as u64),
+            floor: local.epoch,
             local,
             subject,
             peer: None,
@@ -150,6 +153,13 @@ impl<K> Connection<K> {
     /// Raises this side's epoch; what comes of earlier ones from now on is dropped.
     pub fn set_epoch(&mut self, epoch: u64) {
         self.local.epoch = self.local.epoch.max(epoch);
+        self.refuse_before(epoch);
+    }
+
+    /// Drops what comes of earlier epochs than this one from now on, though what this side sends may still be of an earlier
+    /// one: what was wished for before the epoch was raised is.
+    pub fn refuse_before(&mut self, epoch: u64) {
+        self.floor = self.floor.max(epoch);
     }
 
     /// How the peer is called in errors.

@@ -34,7 +34,7 @@ impl<K> Connection<K> {
             return self.fault(&Fault::Oversized(what));
         }
         let credited = frame.credited.then_some(bytes);
-        let old = frame.stamp.epoch != 0 && frame.stamp.epoch < self.local.epoch;
+        let old = frame.stamp.epoch != 0 && frame.stamp.epoch < self.floor;
         if old && !matches!(frame.body, Body::Credit(_) | Body::Ping | Body::Hello(_)) {
             return self.stale(frame, credited);
         }
@@ -109,7 +109,7 @@ impl<K> Connection<K> {
     /// A frame of an epoch that is over. Who waits for an answer is told, everything else is dropped.
     fn stale(&mut self, frame: Frame, credited: Option<u64>) {
         self.counted.stale_epoch += 1;
-        let (theirs, ours) = (frame.stamp.epoch, self.local.epoch);
+        let (theirs, ours) = (frame.stamp.epoch, self.floor);
         let why = Error::aborted(format!(
             "of epoch {theirs}, but the cluster is in epoch {ours}: make a new session, or let the task into the epoch \
              (actorflow cluster epoch)"

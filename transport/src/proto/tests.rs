@@ -424,6 +424,12 @@ fn what_comes_of_an_old_epoch_is_dropped_and_who_waits_is_told() {
     assert_eq!(edges(&settle(&mut a, &mut b, at(0)).1), [1]);
     a.set_epoch(2);
     assert_eq!(a.local.epoch, 4);
+    // Refused already, though what is sent still belongs to the earlier epoch.
+    b.refuse_before(5);
+    a.send(parcel(2, 8), None, at(0));
+    b.send(parcel(3, 8), None, at(0));
+    let (of_a, of_b) = settle(&mut a, &mut b, at(0));
+    assert_eq!((edges(&of_a), edges(&of_b)), (vec![3], vec![]));
 }
 
 #[test]

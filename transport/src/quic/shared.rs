@@ -123,6 +123,11 @@ impl Shared {
         at.saturating_duration_since(self.origin)
     }
 
+    /// The cluster's epoch, which users may have raised a moment ago.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
     /// What this side is, for a new connection.
     pub(super) fn local(&self) -> Local {
         let setup = self.setup.read().clone();
@@ -130,7 +135,7 @@ impl Shared {
             cluster: setup.identity.cluster().to_owned(),
             subject: setup.identity.subject().to_string(),
             incarnation: self.incarnation,
-            epoch: self.epoch.load(Ordering::SeqCst),
+            epoch: self.epoch(),
             limits: self.limits,
             timing: self.timing,
         }

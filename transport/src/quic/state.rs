@@ -163,6 +163,7 @@ impl State {
             let mut beyond = false;
             let each = |frame: Frame| {
                 beyond |= !matches!(frame.body, Body::Hello(_));
+                proto.refuse_before(shared.epoch());
                 proto.receive(frame, time);
             };
             let read = self.incoming.read(&mut self.quic, id, &mut self.intake, each);
@@ -217,7 +218,12 @@ impl State {
             self.look(shared, link);
         }
         let Some(proto) = self.proto.as_mut() else { return false };
-        let received = match self.way.receive(&mut self.intake, |frame| proto.receive(frame, time)) {
+        // Whoever has raised the epoch is not to be told of anything older, though the connection has not yet heard of it.
+        let each = |frame| {
+            proto.refuse_before(shared.epoch());
+            proto.receive(frame, time);
+        };
+        let received = match self.way.receive(&mut self.intake, each) {
             Ok(received) => received,
             Err(fault) => {
                 proto.fault(&fault);

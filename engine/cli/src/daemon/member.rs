@@ -2,14 +2,13 @@
 //! revocations.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::path::Path;
+use std::sync::Arc;
 
-use actorflow::cluster::Server;
-use actorflow::cluster::identity::renew::Update;
 use actorflow::cluster::identity::{
     Authority, CERTIFICATE_LIFETIME, Identity, JoinService, Renewer, Subject, authority_of, serve,
 };
+use actorflow::cluster::{Renewal, Server};
 use actorflow::{Code, Error};
 
 use super::config::Config;
@@ -105,8 +104,11 @@ impl Keeper {
         let renewer = match addr {
             Some(addr) => {
                 tracing::debug!(addr, "the certificate is renewed there");
-                let known = identity.revocations().len();
-                let report = reporter(config.identity.clone(), Arc::downgrade(server), vitals.clone(), known);
+                let (server, vitals) = (Arc::downgrade(server), vitals.clone());
+                let report = Renewal::reporter(Some(config.identity.clone()), &identity, move |fresh| {
+                    vitals.renewed(fresh);
+                    server.upgrade().map_or(Ok(()), |s| s.set_identity(fresh.clone()))
+                });
                 Some(Renewer::start(&addr, identity, report)?)
             }
             None => {
@@ -121,47 +123,6 @@ impl Keeper {
             _renewer: renewer,
             _service: self.service,
         })
-    }
-}
-
-/// Uses and keeps what the renewer brings; so many certificates are `known` to be revoked.
-fn reporter(
-    dir: PathBuf,
-    server: Weak<Server>,
-    vitals: Arc<Vitals>,
-    mut known: usize,
-) -> impl FnMut(Update) + Send + 'static {
-    move |update| match update {
-        // A renewed certificate comes with the list of the day.
-        Update::Renewed(ref identity) | Update::Revocations(ref identity) => {
-            vitals.renewed(identity);
-            if matches!(update, Update::Renewed(_)) {
-                tracing::info!(serial = identity.serial(), "certificate renewed");
-            }
-            let revoked = identity.revocations().len();
-            if revoked > known {
-                tracing::warn!(revoked, "certificates revoked");
-            }
-            known = revoked;
-            take(&dir, &server, identity.clone());
-        }
-        Update::Failed { error, retry_in } => match error.code() {
-            Code::PermissionDenied | Code::Unauthenticated => {
-                tracing::warn!(%error, retry_in = ?retry_in, "the authority refuses this task");
-            }
-            _ => tracing::warn!(%error, retry_in = ?retry_in, "authority not reached"),
-        },
-    }
-}
-
-fn take(dir: &Path, server: &Weak<Server>, identity: Identity) {
-    if let Err(error) = identity.save(dir) {
-        tracing::error!(%error, "the identity cannot be kept; after a restart it will be the old one");
-    }
-    if let Some(server) = server.upgrade()
-        && let Err(error) = server.set_identity(identity)
-    {
-        tracing::error!(%error, "the identity cannot be used");
     }
 }
 
