@@ -51,6 +51,8 @@ counters! {
     connected,
     /// Connections whose frames go through memory that is shared with the peer, on the same machine.
     lanes,
+    /// Connections that carry large parcels beside the first one with their peer.
+    stripes,
     /// Connections lost after that.
     lost,
     /// Handshakes refused: no certificate of the cluster, another cluster, too many at once.

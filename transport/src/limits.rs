@@ -35,6 +35,11 @@ pub struct Limits {
     /// Connections of an endpoint whose frames go through memory that it shares with a peer on the same machine, 2 MiB each;
     /// beyond it they go through QUIC, and with 0 all do.
     pub lanes: usize,
+    /// Further connections to a peer on another machine, over which large parcels are spread (striped): each has a
+    /// congestion window of its own, an n-th part of `in_flight_bytes` if there are n, and a thread that sends, as far as the
+    /// endpoint has some. With 0 there are none. They are made when the first large parcel is sent or has come, unless half of
+    /// `connections` are open.
+    pub stripes: usize,
     /// Bytes of parcels of one member, over all its connections, that a task holds for steps which have not begun there; the
     /// first of them may exceed it.
     pub early_bytes: usize,
@@ -65,6 +70,7 @@ impl Default for Limits {
             streams: 256,
             unfinished: 32 << 30,
             lanes: 64,
+            stripes: 3,
             early_bytes: 4 << 30,
             connections: 1024,
             connections_per_address: 768,

@@ -74,7 +74,7 @@ const ANY: usize = 1 << 50;
 
 /// In the order of the help. The least values leave room for what a connection needs to be one: its hellos, and requests
 /// as small as those of the commands that look at a cluster.
-const ALL: [Limit; 19] = [
+const ALL: [Limit; 20] = [
     limit("header", Unit::Bytes, 4096, 64 << 10, "a message's own header", |l| {
         &mut l.wire.header
     }),
@@ -155,6 +155,14 @@ const ALL: [Limit; 19] = [
         MIB,
         "connections that share memory with a peer on this machine",
         |l| &mut l.wire.lanes,
+    ),
+    limit(
+        "stripes",
+        Unit::Count,
+        0,
+        64,
+        "further connections to a peer on another machine, over which large tensors are spread",
+        |l| &mut l.wire.stripes,
     ),
     limit("connections", Unit::Count, 1, ANY, "connections", |l| {
         &mut l.wire.connections

@@ -88,6 +88,12 @@ pub(crate) struct Node {
 /// What the endpoint tells; it does not keep the node alive.
 struct Ears(Weak<Node>);
 
+/// Threads of an endpoint: with cores to spare, some that send over the `stripes` while one receives.
+fn wire_threads(stripes: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    1 + stripes.min(cores / 4)
+}
+
 impl Node {
     /// Joins the network.
     ///
@@ -117,6 +123,7 @@ impl Node {
                 .map_err(Error::from)?;
         }
         options.epoch = epochs.now();
+        options.threads = wire_threads(options.limits.stripes);
         let node = Arc::new(Node {
             endpoint: OnceLock::new(),
             links: Mutex::default(),

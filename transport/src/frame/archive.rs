@@ -25,6 +25,8 @@ pub(super) struct HelloHeader {
     pub(super) window_bytes: u64,
     pub(super) window: u64,
     pub(super) pending_requests: u64,
+    pub(super) stripes: u64,
+    pub(super) stripe: bool,
 }
 
 /// A tensor without its dimensions, which are in a list that all tensors of a header share.

@@ -311,6 +311,8 @@ fn read_header(prefix: Prefix, bytes: &[u8], limits: &Limits) -> Result<Read, Fa
                 window_bytes: h.window_bytes.to_native(),
                 window: h.window.to_native(),
                 pending_requests: h.pending_requests.to_native(),
+                stripes: h.stripes.to_native(),
+                stripe: h.stripe,
             });
             bare(stamp(&h.stamp), body)
         }

@@ -205,6 +205,8 @@ impl Frame {
                     window_bytes: h.window_bytes,
                     window: h.window,
                     pending_requests: h.pending_requests,
+                    stripes: h.stripes,
+                    stripe: h.stripe,
                 };
                 out.push(head(Kind::Hello, 0, 0, &header, 0)?.into());
             }

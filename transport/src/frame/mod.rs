@@ -47,7 +47,7 @@ pub const MAX_TENSORS: usize = 1024;
 pub const MAX_RANK: usize = 16;
 
 /// The version of this layout and of the protocol; both sides must have the same.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// The length of the prefix in bytes.
 pub const PREFIX: usize = 24;
@@ -131,6 +131,10 @@ pub struct Hello {
     pub window: u64,
     /// Requests without an answer that the sender accepts.
     pub pending_requests: u64,
+    /// Further connections, for large tensors, that the sender accepts beside this one.
+    pub stripes: u64,
+    /// This is such a further connection.
+    pub stripe: bool,
 }
 
 /// How much of what was sent under the window has been delivered since the connection began.

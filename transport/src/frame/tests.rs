@@ -79,6 +79,8 @@ fn samples() -> Vec<Frame> {
             window_bytes: 4,
             window: 5,
             pending_requests: 6,
+            stripes: 7,
+            stripe: true,
         })),
         frame(Body::Request {
             id: 77,
@@ -463,7 +465,7 @@ fn prefixes_round_trip_and_reserved_bits_are_refused() {
         b[at] = to;
         Prefix::read(&b)
     };
-    for (at, to) in [(0, 0), (4, 2), (5, 0), (5, 8), (6, 2), (7, 1), (13, 1)] {
+    for (at, to) in [(0, 0), (4, VERSION + 1), (5, 0), (5, 8), (6, 2), (7, 1), (13, 1)] {
         assert!(matches!(set(at, to), Err(Fault::Malformed(_))), "{at}");
     }
     assert!(matches!(set(11, 1), Err(Fault::Oversized(_))));

@@ -91,6 +91,8 @@ impl<K> Connection<K> {
             window_bytes: limits.in_flight_bytes.max(1) as u64,
             window: limits.in_flight.max(1) as u64,
             pending_requests: limits.pending_requests as u64,
+            stripes: limits.stripes as u64,
+            stripe: self.local.stripe,
         };
         self.put(Class::Control, Body::Hello(hello), false);
     }

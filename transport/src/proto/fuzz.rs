@@ -31,6 +31,7 @@ fn local(subject: &str, incarnation: u64) -> Local {
         cluster: "mars".to_owned(),
         subject: subject.to_owned(),
         incarnation,
+        stripe: false,
         epoch: 0,
         limits: limits(),
         timing: Timing::default(),
@@ -144,6 +145,8 @@ fn hostile(random: &mut Random) -> Frame {
             window_bytes: odd(random),
             window: odd(random),
             pending_requests: odd(random),
+            stripes: odd(random),
+            stripe: random.below(2) == 0,
         }),
         1 => Body::Credit(Credit {
             frames: odd(random),

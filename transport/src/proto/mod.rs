@@ -73,6 +73,8 @@ pub struct Local {
     pub incarnation: u64,
     /// The cluster's epoch, 0 for unknown.
     pub epoch: u64,
+    /// Whether this side dials a further connection to a peer, for large tensors.
+    pub stripe: bool,
     /// What the peer may use.
     pub limits: Limits,
     /// How long anything may take.
@@ -95,6 +97,10 @@ pub enum Action<K> {
         incarnation: u64,
         /// The peer's epoch.
         epoch: u64,
+        /// Whether it is a further connection of the peer, for large tensors.
+        stripe: bool,
+        /// How many of those the peer accepts.
+        stripes: u64,
     },
     /// Hand a request up; [`Connection::answer`] takes the answer.
     Request {

@@ -153,6 +153,7 @@ impl<K> Connection<K> {
             bytes: hello.window_bytes.min(own.in_flight_bytes.max(1) as u64),
         };
         self.outbound.open(window, now);
+        let (stripe, stripes) = (hello.stripe, hello.stripes);
         self.peer = Some(Greeted {
             incarnation: stamp.incarnation,
             hello,
@@ -161,6 +162,8 @@ impl<K> Connection<K> {
         self.actions.push_back(Action::Connected {
             incarnation: stamp.incarnation,
             epoch: stamp.epoch,
+            stripe,
+            stripes,
         });
     }
 }

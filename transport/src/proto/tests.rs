@@ -16,6 +16,7 @@ fn local(subject: &str, incarnation: u64, limits: Limits) -> Local {
         cluster: "mars".to_owned(),
         subject: subject.to_owned(),
         incarnation,
+        stripe: false,
         epoch: 0,
         limits,
         timing: Timing::default(),

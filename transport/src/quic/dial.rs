@@ -88,7 +88,8 @@ pub(super) fn dial(shared: &Arc<Shared>, addr: &str, expect: Option<&Subject>, w
         let live = shared
             .all_links()
             .into_iter()
-            .find(|l| l.is_up() && l.info().is_some_and(|i| i.subject == *subject && !i.is_visitor()));
+            .filter(|l| l.is_up() && !l.stripes.is_one())
+            .find(|l| l.info().is_some_and(|i| i.subject == *subject && !i.is_visitor()));
         if let Some(peer) = live.and_then(|l| l.peer()) {
             return waiter.done(Ok(peer));
         }
@@ -140,18 +141,25 @@ fn open(shared: &Arc<Shared>, at: SocketAddr, expect: Option<&Subject>, waiter: 
     let under_way = shared
         .all_links()
         .into_iter()
-        .find(|l| l.dialed && l.addr == at && l.expect.as_ref() == expect && l.is_usable());
+        .filter(|l| l.dialed && !l.stripes.is_one() && l.is_usable())
+        .find(|l| l.addr == at && l.expect.as_ref() == expect);
     if let Some(link) = under_way {
         link.waiters.lock().add(waiter);
         // It may have come up, or gone, before the waiter was added.
         settle(&link);
         return cork_and_flush(&link);
     }
-    begin(shared, at, expect, waiter);
+    begin(shared, at, expect, waiter, None);
 }
 
-/// Makes a connection, whatever others there are.
-pub(super) fn begin(shared: &Arc<Shared>, at: SocketAddr, expect: Option<&Subject>, waiter: Waiter) {
+/// Makes a connection, whatever others there are: a further one for large parcels, if there is a `first` one.
+pub(super) fn begin(
+    shared: &Arc<Shared>,
+    at: SocketAddr,
+    expect: Option<&Subject>,
+    waiter: Waiter,
+    first: Option<&Arc<Link>>,
+) {
     let now = Instant::now();
     if shared.closing.load(Ordering::SeqCst) {
         return waiter.done(Err(Error::cancelled("the endpoint is closed")));
@@ -172,6 +180,7 @@ pub(super) fn begin(shared: &Arc<Shared>, at: SocketAddr, expect: Option<&Subjec
                         quic,
                         dialed: true,
                         expect: expect.cloned(),
+                        first: first.cloned(),
                     };
                     Ok(admit(shared, beginning, now))
                 }

@@ -6,6 +6,11 @@ use quinn_proto::{ConnectionError, TransportErrorCode};
 
 use crate::frame::code_of;
 
+/// Whether the peer has closed the connection, of which it has known why.
+pub(super) fn is_meant(reason: &ConnectionError) -> bool {
+    matches!(reason, ConnectionError::ApplicationClosed(_))
+}
+
 /// Why QUIC says that a connection is lost, to a peer that was known (`up`) or not.
 pub(super) fn reason(reason: &ConnectionError, up: bool) -> Error {
     let crypto = |code: TransportErrorCode| (0x100..0x200).contains(&u64::from(code));

@@ -21,9 +21,10 @@ use super::peer::{Peer, PeerInfo, Reply};
 use super::renewal::Certificate;
 use super::shared::{Shared, nanos};
 use super::state::{Progress, State, Up, Wish};
+use super::stripes::{self, Stripes};
 use crate::counters::Totals;
 use crate::identity::Subject;
-use crate::proto::Time;
+use crate::proto::{BULK, Time};
 
 /// Datagrams that a user's thread sends before it leaves the rest to the reactor.
 const USERS_SHARE: usize = 4;
@@ -67,6 +68,8 @@ pub(super) struct Link {
     shares: AtomicBool,
     /// One side has closed it because there is another one, and nothing was pending.
     replaced: AtomicBool,
+    /// Further connections beside it, or that it is one.
+    pub(super) stripes: Stripes,
     outbox: Mutex<Outbox>,
     /// What is sent now would wait: for room at the peer, or for the thread that is at it.
     crowded: AtomicBool,
@@ -97,6 +100,8 @@ pub(super) struct Beginning {
     pub(super) quic: Quic,
     pub(super) dialed: bool,
     pub(super) expect: Option<Subject>,
+    /// Beside which it is dialed for large parcels.
+    pub(super) first: Option<Arc<Link>>,
 }
 
 impl Link {
@@ -119,6 +124,7 @@ impl Link {
             rung: AtomicBool::new(false),
             shares: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
+            stripes: Stripes::beside(beginning.first.as_ref()),
             outbox: Mutex::default(),
             crowded: AtomicBool::new(false),
             work: AtomicBool::new(false),
@@ -127,6 +133,11 @@ impl Link {
             scheduled: AtomicU64::new(u64::MAX),
             waiters: Mutex::new(waiters),
         })
+    }
+
+    /// The endpoint's, unless that is gone.
+    pub(super) fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.upgrade()
     }
 
     pub(super) fn info(&self) -> Option<&Arc<PeerInfo>> {
@@ -160,6 +171,7 @@ impl Link {
             .life
             .compare_exchange(UP, RETIRED, Ordering::SeqCst, Ordering::SeqCst);
         if retired.is_ok() {
+            self.stripes.all().iter().for_each(Link::retire);
             self.wish(Wish::Retire);
         }
     }
@@ -203,8 +215,12 @@ impl Link {
         self.life.load(Ordering::SeqCst) == ENDED
     }
 
+    /// The peer, as users know it: by its first connection.
     pub(super) fn peer(self: &Arc<Self>) -> Option<Peer> {
-        Some(Peer::new(self.clone(), self.info.get()?.clone()))
+        match self.stripes.is_one() {
+            true => self.stripes.first().filter(|l| !l.is_over())?.peer(),
+            false => Some(Peer::new(self.clone(), self.info.get()?.clone())),
+        }
     }
 
     /// The protocol's time of an instant; zero once the endpoint is gone.
@@ -395,6 +411,7 @@ impl Link {
             (Up::Answered(then, result), _) => then(result),
             (Up::Sent(then, result), _) => then(result),
             (Up::Lost(error), peer) => self.over(shared, peer, &error),
+            (Up::Connected, _) if self.stripes.is_one() => stripes::begin(shared, self),
             (Up::Fence(info), _) => fence_off(shared, &info),
             (Up::Connected, Some(peer)) => {
                 handler.connected(peer);
@@ -408,15 +425,23 @@ impl Link {
                 handler.request(peer, message, Reply::new(self.clone(), id));
             }
             (Up::Notice(message), Some(peer)) => handler.notice(peer, message),
-            (Up::Parcel(parcel), Some(peer)) => handler.parcel(peer, parcel),
-            // Nothing of these comes before the peer is known.
+            (Up::Parcel(parcel), Some(peer)) => {
+                if parcel.size() as u64 >= BULK {
+                    stripes::want(self);
+                }
+                handler.parcel(peer, parcel);
+            }
+            // Nothing of these comes before the peer is known, and nothing of a further connection counts after the first.
             (_, None) => {}
         }
     }
 
     fn over(self: &Arc<Self>, shared: &Shared, peer: Option<&Peer>, error: &Error) {
         self.ended();
-        if let Some(peer) = peer {
+        if self.stripes.is_one() {
+            stripes::end(self, error);
+        } else if let Some(peer) = peer {
+            stripes::end_all(self, error);
             Totals::count(&shared.totals.lost, 1);
             shared.handler.lost(peer, error);
         }

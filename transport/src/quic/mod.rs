@@ -16,6 +16,7 @@ mod shared;
 mod socket;
 mod state;
 mod streams;
+mod stripes;
 #[cfg(test)]
 mod tests;
 
@@ -190,7 +191,8 @@ impl Endpoint {
     /// The peers of all live connections.
     pub fn peers(&self) -> Vec<Peer> {
         let links = self.shared.all_links();
-        links.iter().filter(|l| l.is_up()).filter_map(|l| l.peer()).collect()
+        let first = links.iter().filter(|l| l.is_up() && !l.stripes.is_one());
+        first.filter_map(|l| l.peer()).collect()
     }
 
     /// What crossed and what was dropped, so far.

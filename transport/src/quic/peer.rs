@@ -12,6 +12,7 @@ use actorflow_core::{Error, Result};
 use super::link::Link;
 use super::reactor;
 use super::state::Wish;
+use super::stripes;
 use crate::frame::encode::check_message;
 use crate::frame::sendable;
 use crate::identity::Subject;
@@ -134,7 +135,8 @@ impl Peer {
     /// be sent (a resource, say) closes the connection, so that nobody waits for it in vain, and so does one beyond
     /// [`Limits::parked`](crate::Limits::parked): without it, send what is bounded, or [offer](Self::offer) it.
     pub fn send(&self, parcel: Parcel, then: Option<SentThen>) {
-        self.link.wish(Wish::Parcel(parcel, then));
+        let other = stripes::carrier(&self.link, parcel.size());
+        other.as_ref().unwrap_or(&self.link).wish(Wish::Parcel(parcel, then));
     }
 
     /// Sends a tensor to an edge without a continuation, if it need not wait: for small ones, of which a step may have many.
@@ -149,7 +151,7 @@ impl Peer {
         if !sound || self.link.is_crowded() || !self.is_alive() {
             return Err(Box::new(parcel));
         }
-        self.link.wish(Wish::Parcel(parcel, None));
+        self.send(parcel, None);
         Ok(())
     }
 

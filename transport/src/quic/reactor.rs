@@ -237,6 +237,7 @@ impl Reactor {
                     quic,
                     dialed: false,
                     expect: None,
+                    first: None,
                 };
                 Some(admit(shared, beginning, now))
             }

@@ -93,7 +93,11 @@ pub(super) fn end_revoked(shared: &Shared) {
 /// the present ones stay.
 pub(super) fn connect_anew(shared: &Arc<Shared>) {
     let mut present: BTreeMap<String, (Subject, Vec<Arc<Link>>)> = BTreeMap::new();
-    for link in shared.all_links().into_iter().filter(|l| l.is_up()) {
+    for link in shared
+        .all_links()
+        .into_iter()
+        .filter(|l| l.is_up() && !l.stripes.is_one())
+    {
         if let Some(info) = link.info() {
             let known = present.entry(format!("{} {}", info.subject, info.incarnation));
             let subject = info.subject.clone();
@@ -112,6 +116,6 @@ pub(super) fn connect_anew(shared: &Arc<Shared>) {
             }
         });
         let deadline = Instant::now() + shared.timing.handshake;
-        dial::begin(shared, at, Some(&subject), Waiter::new(deadline, up));
+        dial::begin(shared, at, Some(&subject), Waiter::new(deadline, up), None);
     }
 }

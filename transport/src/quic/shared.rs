@@ -31,7 +31,6 @@ const AWAKE: u64 = 0;
 
 pub(super) struct Shared {
     pub(super) socket: Socket,
-    pub(super) segments: usize,
     /// Never locked while a link's state is about to be; the other way round is fine.
     pub(super) endpoint: Mutex<quinn_proto::Endpoint>,
     pub(super) links: RwLock<HashMap<ConnectionHandle, Arc<Link>>>,
@@ -51,6 +50,8 @@ pub(super) struct Shared {
     waker: Waker,
     /// Where the reactor watches for what comes.
     pub(super) registry: Registry,
+    /// Whether large parcels are spread over several connections on this machine, too, where nothing is to be gained.
+    pub(super) stripes_here: AtomicBool,
     /// Lanes of its connections.
     pub(super) lanes: Arc<AtomicUsize>,
     /// Until when the reactor sleeps, in nanoseconds since the origin; `AWAKE` if it does not.
@@ -91,7 +92,6 @@ pub(super) struct Parts {
 impl Shared {
     pub(super) fn new(parts: Parts) -> Arc<Shared> {
         Arc::new(Shared {
-            segments: parts.socket.segments().max(1),
             socket: parts.socket,
             endpoint: Mutex::new(parts.endpoint),
             links: RwLock::default(),
@@ -109,6 +109,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             waker: parts.waker,
             registry: parts.registry,
+            stripes_here: AtomicBool::new(false),
             lanes: Arc::default(),
             asleep: AtomicU64::new(AWAKE),
             notes: Mutex::default(),
@@ -136,6 +137,7 @@ impl Shared {
             subject: setup.identity.subject().to_string(),
             incarnation: self.incarnation,
             epoch: self.epoch(),
+            stripe: false,
             limits: self.limits,
             timing: self.timing,
         }

@@ -14,6 +14,9 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 /// Linux counts as 8, a connection on loopback loses nothing at full speed.
 const BUFFER: usize = 32 << 20;
 
+/// Bytes that the system sends at once: a packet of IP holds 65,535, headers included.
+const ONE_SEND: usize = 65_000;
+
 /// The largest datagram.
 const DATAGRAM: usize = 64 << 10;
 
@@ -60,9 +63,11 @@ impl Socket {
         !self.state.may_fragment()
     }
 
-    /// Datagrams that may be given to [`send`](Self::send) at once.
-    pub(super) fn segments(&self) -> usize {
-        self.state.max_gso_segments()
+    /// Datagrams of `size` bytes that may be given to [`send`](Self::send) at once: the system counts them, and takes no
+    /// more bytes than in one datagram of the largest size.
+    pub(super) fn segments(&self, size: u16) -> usize {
+        let bytes = ONE_SEND / usize::from(size).max(1);
+        self.state.max_gso_segments().min(bytes).max(1)
     }
 
     /// Sends a datagram, or several of one size; false if the system has no room for it now.
@@ -226,6 +231,31 @@ mod tests {
         );
         inbox.slots.iter_mut().for_each(|s| s.fill(9));
         assert!(held.iter().all(|b| *b == 7));
+    }
+
+    #[test]
+    fn as_many_datagrams_as_may_be_sent_at_once_are_sent() {
+        let to = Socket::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let from = Socket::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        for size in [1200u16, 1470, 8952, 60_000] {
+            let n = from.segments(size);
+            let transmit = Transmit {
+                destination: to.local,
+                ecn: None,
+                size: n * usize::from(size),
+                segment_size: (n > 1).then_some(usize::from(size)),
+                src_ip: None,
+            };
+            // An error of the system would be taken for a loss on the way.
+            assert!(from.send(&transmit, &vec![7; transmit.size]));
+            let (mut inbox, mut got) = (Inbox::new(), 0);
+            while got < n {
+                inbox.receive(&to, |d| {
+                    assert_eq!(d.data.len(), usize::from(size));
+                    got += 1;
+                });
+            }
+        }
     }
 
     #[test]

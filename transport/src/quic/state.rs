@@ -1,27 +1,27 @@
 //! The state of a connection: QUIC's and the protocol's, moved on together.
 #![forbid(unsafe_code)]
 
+mod greeting;
+
 use std::time::Instant;
 
 use actorflow_core::{Code, Error, Result};
 use bytes::Bytes;
 use quinn_proto::{Connection as Quic, ConnectionEvent, Dir, Event, StreamEvent, Transmit, VarInt};
-use rustls::pki_types::CertificateDer;
 
-use super::admission;
 use super::end;
 use super::link::Link;
 use super::local::Way;
 use super::peer::{AnswerThen, PeerInfo, SentThen};
 use super::reactor;
-use super::renewal::{self, Certificate};
+use super::renewal;
 use super::shared::Shared;
 use super::streams::{Incoming, Outgoing};
 use crate::counters::Totals;
 use crate::frame::{Body, Fault, Frame, Intake, code_number, cut};
-use crate::identity::{Subject, peer_identity};
+use crate::identity::Subject;
 use crate::message::{Message, Parcel};
-use crate::proto::{Action, Connection, Time, Verdict};
+use crate::proto::{Action, Connection, Time};
 
 /// Bytes through a lane that stand for a datagram where shares are counted.
 const SHARE: usize = 64 << 10;
@@ -74,6 +74,10 @@ pub(super) struct State {
     quic: Quic,
     proto: Option<Connection<Then>>,
     subject: Option<Subject>,
+    /// Who is to be announced.
+    greeted: Option<PeerInfo>,
+    /// The peer has shown that it has heard this side's hello.
+    answered: bool,
     way: Way,
     outgoing: Outgoing,
     incoming: Incoming,
@@ -103,6 +107,8 @@ impl State {
             quic,
             proto: None,
             subject: None,
+            greeted: None,
+            answered: false,
             way: Way::Open { key: None, door: None },
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
@@ -171,6 +177,10 @@ impl State {
                 Ok(bytes) => Totals::count(&shared.totals.bytes_received, bytes),
                 Err(fault) => proto.fault(&fault),
             }
+            if beyond {
+                self.answered = true;
+                self.announce(link);
+            }
             // A peer that speaks through QUIC and is not at the door will not come there.
             if self.way.is_open() && !link.dialed && !self.look(shared, link) && beyond {
                 self.way = Way::Quic;
@@ -185,6 +195,9 @@ impl State {
         if let Some(reason) = lost {
             if renewal::is_replacement(&reason) {
                 link.set_replaced();
+            }
+            if end::is_meant(&reason) {
+                link.stripes.set_left();
             }
             let up = self.proto.as_ref().is_some_and(Connection::is_up);
             let error = end::reason(&reason, up);
@@ -204,6 +217,7 @@ impl State {
         if came {
             Totals::count(&shared.totals.lanes, 1);
             link.set_shares();
+            self.announce(link);
         }
         came
     }
@@ -259,53 +273,6 @@ impl State {
         }
     }
 
-    /// TLS has verified the peer's certificate; reads from it who the peer is, and says hello.
-    fn authenticate(&mut self, shared: &Shared, link: &Link, now: Instant) -> Result<()> {
-        let chain = self.quic.crypto_session().peer_identity();
-        let chain = chain.and_then(|c| c.downcast::<Vec<CertificateDer<'static>>>().ok());
-        let leaf = chain.as_ref().and_then(|c| c.first());
-        let leaf = leaf.ok_or_else(|| Error::unauthenticated("the peer has no certificate"))?;
-        let peer = peer_identity(leaf)?;
-        let local = shared.local();
-        if peer.cluster != local.cluster {
-            return Err(Error::unauthenticated(format!(
-                "{} has a certificate of cluster {:?}, this side of {:?}",
-                peer.subject, peer.cluster, local.cluster
-            )));
-        }
-        let certificate = Certificate::of(&peer);
-        certificate.check(shared)?;
-        if let Some(expected) = &link.expect
-            && *expected != peer.subject
-        {
-            return Err(Error::unauthenticated(format!(
-                "{} answered at {} where {expected} was expected",
-                peer.subject,
-                self.quic.remote_address()
-            )));
-        }
-        if !link.dialed {
-            admission::of_member(shared, &peer.subject)?;
-        }
-        if link.dialed {
-            let id = self.quic.streams().open(Dir::Bi);
-            let id = id.ok_or_else(|| Error::unavailable("the peer accepts no control stream"))?;
-            self.outgoing.set_control(&mut self.quic, id);
-        }
-        self.way = Way::begin(&self.quic, link.dialed, shared, reactor::bell(link.handle));
-        if !self.way.is_open() {
-            self.outgoing.through_quic();
-        }
-        let subject = peer.subject.to_string();
-        self.intake.join(shared.ledger(&subject));
-        let connection = Connection::new(local, subject, link.dialed, shared.time(now));
-        self.proto = Some(connection);
-        self.look = shared.time(now).saturating_add(certificate.next_look());
-        link.show(certificate);
-        self.subject = Some(peer.subject);
-        Ok(())
-    }
-
     /// Does what users want.
     pub(super) fn wish(&mut self, shared: &Shared, link: &Link, wish: Wish, now: Instant) {
         let time = shared.time(now);
@@ -354,7 +321,15 @@ impl State {
                         Err(error) => self.proto_close(error),
                     }
                 }
-                Action::Connected { incarnation, .. } => self.introduced(shared, link, incarnation),
+                Action::Connected {
+                    incarnation,
+                    stripe,
+                    stripes,
+                    ..
+                } => {
+                    link.stripes.accept(stripes);
+                    self.introduced(shared, link, incarnation, stripe);
+                }
                 Action::Request { id, message } => self.ups.push(Up::Request(id, message)),
                 Action::Notice(message) => self.ups.push(Up::Notice(message)),
                 Action::Parcel(parcel) => self.ups.push(Up::Parcel(parcel)),
@@ -381,38 +356,6 @@ impl State {
         if let Some(proto) = &mut self.proto {
             proto.close(error);
         }
-    }
-
-    /// The peer has said who it is.
-    fn introduced(&mut self, shared: &Shared, link: &Link, incarnation: u64) {
-        let Some(subject) = self.subject.clone() else { return };
-        let verdict = shared.fences.lock().judge(&subject.to_string(), incarnation);
-        if let Verdict::Stale { latest } = verdict {
-            Totals::count(&shared.totals.fenced, 1);
-            return self.proto_close(Error::aborted(format!(
-                "incarnation {incarnation} of {subject} is over: incarnation {latest} has been seen"
-            )));
-        }
-        let info = PeerInfo {
-            subject,
-            incarnation,
-            addr: self.quic.remote_address(),
-        };
-        link.introduce(info.clone());
-        let Some(proto) = &mut self.proto else { return };
-        if !link.dialed {
-            proto.welcome();
-        } else if self.way.try_door(shared, reactor::bell(link.handle)) {
-            Totals::count(&shared.totals.lanes, 1);
-            link.set_shares();
-        } else {
-            self.outgoing.through_quic();
-            proto.ping();
-        }
-        if verdict == Verdict::Newer {
-            self.ups.push(Up::Fence(info));
-        }
-        self.ups.push(Up::Connected);
     }
 
     /// Ends the connection, telling the peer.
@@ -463,6 +406,7 @@ impl State {
         }
         if self.outgoing.has_ended()
             && self.way.is_drained()
+            && link.stripes.are_over()
             && let Some(error) = self.leaving.take()
         {
             self.proto_close(error);
@@ -476,14 +420,16 @@ impl State {
                     self.unsent = Some(transmit);
                     break Progress::Blocked;
                 }
-                sent += 1;
+                let size = transmit.segment_size.unwrap_or(transmit.size).max(1);
+                sent += transmit.size.div_ceil(size) as u64;
             }
             if budget == 0 {
                 break Progress::More;
             }
             budget -= 1;
             self.buffer.clear();
-            self.unsent = self.quic.poll_transmit(now, shared.segments, &mut self.buffer);
+            let segments = shared.socket.segments(self.quic.current_mtu());
+            self.unsent = self.quic.poll_transmit(now, segments, &mut self.buffer);
             if self.unsent.is_none() {
                 break Progress::Done;
             }
@@ -552,7 +498,8 @@ impl State {
             return;
         }
         if time >= self.leaves_at() {
-            if self.proto.as_ref().is_some_and(Connection::is_quiet) {
+            let quiet = self.proto.as_ref().is_some_and(Connection::is_quiet);
+            if quiet && link.stripes.are_over() && !self.incoming.is_within_a_frame() {
                 link.set_replaced();
                 self.leaving = Some(Error::cancelled("another connection has taken its place"));
             } else {

@@ -213,6 +213,11 @@ impl Incoming {
         self.decoders.drain().for_each(|(_, decoder)| decoder.abandon(intake));
     }
 
+    /// Whether a frame has come in part.
+    pub(super) fn is_within_a_frame(&self) -> bool {
+        self.decoders.values().any(|d| !d.is_between_frames())
+    }
+
     /// The next stream that can be read; before the peer is known, only the control stream is.
     pub(super) fn next(&mut self, known: bool) -> Option<StreamId> {
         let at = self.readable.iter().position(|id| known || id.dir() == Dir::Bi)?;

@@ -310,6 +310,7 @@ impl Network {
             cluster: "sim".to_owned(),
             subject: subject(node),
             incarnation: member.map_or(0, |m| m.incarnation),
+            stripe: false,
             epoch: member.map_or(0, |m| m.epoch),
             limits: self.limits,
             timing: self.timing,

@@ -233,6 +233,11 @@ impl Numbers<'_> {
             ("frames_received", "Frames received.", c.frames_received),
             ("datagrams_sent", "Datagrams sent.", c.datagrams_sent),
             ("datagrams_received", "Datagrams received.", c.datagrams_received),
+            (
+                "stripes",
+                "Connections that carry large tensors beside the first one with their peer.",
+                c.stripes,
+            ),
             ("datagrams_lost", "Datagrams sent and lost.", c.datagrams_lost),
             ("connections", "Connections whose peer became known.", c.connected),
             ("connections_lost", "Connections lost after that.", c.lost),

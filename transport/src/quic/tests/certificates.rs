@@ -11,7 +11,7 @@ also_through_quic! {
     a_server_that_renews_reaches_those_that_connected_to_it
 }
 
-fn issue(who: &str, seconds: u64) -> Identity {
+pub(super) fn issue(who: &str, seconds: u64) -> Identity {
     authority().issue(subject(who), Duration::from_secs(seconds)).unwrap()
 }
 

@@ -156,6 +156,8 @@ fn hello(who: &str) -> Vec<u8> {
         window_bytes: 1 << 20,
         window: 100,
         pending_requests: 100,
+        stripes: 0,
+        stripe: false,
     });
     bytes_of(body, false)
 }
@@ -252,6 +254,31 @@ fn streams_without_a_hello_are_not_read_and_end_with_the_handshakes_time() {
     assert!(String::from_utf8_lossy(&close.reason).contains("no hello"), "{close}");
     t.is_unharmed();
     assert!(t.pool.stats().peak < MIB);
+}
+
+#[test]
+fn a_peer_that_has_not_heard_the_hello_is_not_announced() {
+    let t = Target::new();
+    let here = |count: usize| {
+        let of_it = |p: &Peer| p.info().subject == subject("task/worker/0");
+        t.server.peers().iter().filter(|p| of_it(p)).count() == count
+    };
+    wait(async {
+        let tls = member("task/worker/0").client_tls(ALPN).unwrap();
+        let (_endpoint, made) = intrude(t.addr(), tls).await;
+        let connection = made.unwrap();
+        let (mut control, mut receive) = connection.open_bi().await.unwrap();
+        control.write_all(&hello("task/worker/0")).await.unwrap();
+        assert!(receive.read_chunk(usize::MAX, true).await.unwrap().is_some());
+        // It has heard, but how is the server to know?
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(here(0));
+        control.write_all(&bytes_of(Body::Ping, false)).await.unwrap();
+        while !here(1) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    t.is_unharmed();
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod exchange;
 mod failures;
 mod hostile;
 mod lanes;
+mod stripes;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
