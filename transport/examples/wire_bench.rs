@@ -42,7 +42,7 @@ fn endpoint(identity: Identity, at: SocketAddr, stripes: usize) -> Result<(Endpo
     let (tell, told) = channel();
     let mut options = EndpointOptions::new(at, identity);
     options.limits.stripes = stripes;
-    options.threads = 1 + stripes.min(std::thread::available_parallelism().map_or(1, usize::from) / 4);
+    options.threads = options.limits.threads();
     let endpoint = Endpoint::bind(options, Arc::new(Echo(parking_lot::Mutex::new(tell))))?;
     Ok((endpoint, told))
 }

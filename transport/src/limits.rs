@@ -82,6 +82,12 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Threads for an endpoint: with cores to spare, some that send over the stripes while one receives.
+    pub fn threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        1 + self.stripes.min(cores / 4)
+    }
+
     /// These limits where what arrives is put into a pool with so many bytes, so that one peer cannot have all of them:
     /// a message or a tensor takes at most a half, what is under way to this side, parked, or early a quarter, and what has
     /// come of unfinished frames of one peer five eighths (a tensor, and an eighth of it that is being moved).

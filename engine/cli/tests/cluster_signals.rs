@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use actorflow::cluster::{ClusterInfo, ServerOptions, TaskName};
 use actorflow::{Code, DType, Error, Graph, GraphVariables, Operation, Output, Session, Tensor};
 use actorflow_cli::cluster::local::{Event, LocalCluster, LocalOptions, Signal};
-use clusters::{Daemons, Failed, Running, fails, free_addr, later, never, options, task, until};
+use clusters::{Daemons, Failed, Running, fails, free_addr, later, never, options, step_of, task, until};
 use command::ACTORFLOW;
 use relay::{Relay, Weather};
 
@@ -188,7 +188,7 @@ fn unsupervised(dead: usize, stops: bool) {
     // The step runs again, and is ended by hand.
     let info = ClusterInfo::connect(&pair.daemons.target("worker", 0), &pair.daemons.client()).unwrap();
     let again = fails(&session, &y, &info, &pair.both, || {
-        let step = info.steps(&name).unwrap()[0].step;
+        let step = step_of(&info, &pair.both).unwrap();
         info.cancel(&name, step, "enough").unwrap();
     });
     assert_eq!(again.error.code(), Code::Cancelled, "{}", again.error);
@@ -223,7 +223,7 @@ fn cut(inward: bool, outward: bool) {
     names_all(&failed, &name, incarnation, SILENCE);
     relay.close(false, false);
     let again = fails(&session, &y, &info, &pair.both, || {
-        let step = info.steps(&name).unwrap()[0].step;
+        let step = step_of(&info, &pair.both).unwrap();
         info.cancel(&name, step, "enough").unwrap();
     });
     assert_eq!(again.error.code(), Code::Cancelled, "{}", again.error);

@@ -88,12 +88,6 @@ pub(crate) struct Node {
 /// What the endpoint tells; it does not keep the node alive.
 struct Ears(Weak<Node>);
 
-/// Threads of an endpoint: with cores to spare, some that send over the `stripes` while one receives.
-fn wire_threads(stripes: usize) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    1 + stripes.min(cores / 4)
-}
-
 impl Node {
     /// Joins the network.
     ///
@@ -123,7 +117,7 @@ impl Node {
                 .map_err(Error::from)?;
         }
         options.epoch = epochs.now();
-        options.threads = wire_threads(options.limits.stripes);
+        options.threads = options.limits.threads();
         let node = Arc::new(Node {
             endpoint: OnceLock::new(),
             links: Mutex::default(),

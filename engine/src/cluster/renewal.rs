@@ -45,10 +45,9 @@ impl Renewal {
         })
     }
 
-    /// What a [`Renewer`] of an identity is to do with what it brings: write it to the log, keep a fresh identity in the
-    /// folder, if there is one, and `take` it into use.
+    /// What a [`Renewer`] of an identity is to do with what it brings: write it to the log, and `take` a fresh identity into
+    /// use.
     pub fn reporter(
-        folder: Option<PathBuf>,
         identity: &Identity,
         mut take: impl FnMut(&Identity) -> Result<()> + Send + 'static,
     ) -> impl FnMut(Update) + Send + 'static {
@@ -64,7 +63,6 @@ impl Renewal {
                     tracing::warn!(revoked, "certificates revoked");
                 }
                 known = revoked;
-                keep(folder.as_deref(), identity);
                 if let Err(error) = take(identity) {
                     tracing::error!(%error, "the identity cannot be used");
                 }
@@ -137,9 +135,13 @@ impl Drop for Keeper {
 pub(super) fn begin(node: &Arc<Node>, renewal: &Renewal, identity: Identity, refreshed: bool) -> Result<()> {
     renewal.check()?;
     let weak = Arc::downgrade(node);
-    let report = Renewal::reporter(renewal.folder.clone(), &identity, move |fresh| match weak.upgrade() {
-        Some(node) => node.endpoint()?.set_identity(fresh.clone()),
-        None => Ok(()),
+    let folder = renewal.folder.clone();
+    let report = Renewal::reporter(&identity, move |fresh| {
+        keep(folder.as_deref(), fresh);
+        match weak.upgrade() {
+            Some(node) => node.endpoint()?.set_identity(fresh.clone()),
+            None => Ok(()),
+        }
     });
     let (addr, every) = (&renewal.authority, renewal.every);
     let renewer = match refreshed {

@@ -11,6 +11,7 @@ use actorflow_core::{Error, Result};
 use super::ConnectThen;
 use super::cork;
 use super::link::{Beginning, Connected, Link};
+use super::peer::Peer;
 use super::shared::Shared;
 use crate::identity::Subject;
 use crate::proto::Time;
@@ -22,15 +23,37 @@ const SERVER_NAME: &str = "actorflow";
 pub(super) struct Waiter {
     deadline: Instant,
     then: ConnectThen,
+    /// Where to dial whom if the connection that it waits for, which the peer makes, comes to nothing.
+    otherwise: Option<(String, Subject)>,
 }
 
 impl Waiter {
     pub(super) fn new(deadline: Instant, then: ConnectThen) -> Waiter {
-        Waiter { deadline, then }
+        Waiter {
+            deadline,
+            then,
+            otherwise: None,
+        }
     }
 
     pub(super) fn done(self, result: Connected) {
         (self.then)(result);
+    }
+
+    /// The connection that it waits for is up: this is the peer, unless it is one that only looks, and makes it by itself.
+    pub(super) fn up(self, shared: Option<Arc<Shared>>, peer: &Peer) {
+        if self.otherwise.is_some() && peer.info().is_visitor() {
+            return self.failed(shared, Error::unavailable("the peer only looks"));
+        }
+        self.done(Ok(peer.clone()));
+    }
+
+    /// The connection that it waits for is over.
+    pub(super) fn failed(mut self, shared: Option<Arc<Shared>>, error: Error) {
+        match (self.otherwise.take(), shared) {
+            (Some((addr, subject)), Some(shared)) => dial(&shared, &addr, Some(&subject), self),
+            _ => self.done(Err(error)),
+        }
     }
 
     pub(super) fn expired(self, addr: SocketAddr) {
@@ -83,12 +106,11 @@ fn resolve(addr: &str) -> Result<Vec<SocketAddr>> {
 }
 
 /// Connects to `addr`, or finds a connection that will do.
-pub(super) fn dial(shared: &Arc<Shared>, addr: &str, expect: Option<&Subject>, waiter: Waiter) {
+pub(super) fn dial(shared: &Arc<Shared>, addr: &str, expect: Option<&Subject>, mut waiter: Waiter) {
     if let Some(subject) = expect {
         let live = shared
-            .all_links()
+            .firsts()
             .into_iter()
-            .filter(|l| l.is_up() && !l.stripes.is_one())
             .find(|l| l.info().is_some_and(|i| i.subject == *subject && !i.is_visitor()));
         if let Some(peer) = live.and_then(|l| l.peer()) {
             return waiter.done(Ok(peer));
@@ -96,6 +118,18 @@ pub(super) fn dial(shared: &Arc<Shared>, addr: &str, expect: Option<&Subject>, w
     }
     if waiter.deadline <= Instant::now() {
         return waiter.done(Err(late(addr)));
+    }
+    // It is making a connection itself, which is about to be announced.
+    let coming = |subject: &Subject| {
+        let links = shared.all_links().into_iter();
+        let mut theirs = links.filter(|l| !l.dialed && l.is_young() && !l.stripes.is_one());
+        theirs.find(|l| l.certificate().is_some_and(|c| c.is_of(subject)))
+    };
+    if let Some(subject) = expect
+        && let Some(link) = coming(subject)
+    {
+        waiter.otherwise = Some((addr.to_owned(), subject.clone()));
+        return join(&link, waiter);
     }
     if let Ok(at) = addr.parse::<SocketAddr>() {
         return open(shared, at, expect, waiter);
@@ -144,10 +178,7 @@ fn open(shared: &Arc<Shared>, at: SocketAddr, expect: Option<&Subject>, waiter: 
         .filter(|l| l.dialed && !l.stripes.is_one() && l.is_usable())
         .find(|l| l.addr == at && l.expect.as_ref() == expect);
     if let Some(link) = under_way {
-        link.waiters.lock().add(waiter);
-        // It may have come up, or gone, before the waiter was added.
-        settle(&link);
-        return cork_and_flush(&link);
+        return join(&link, waiter);
     }
     begin(shared, at, expect, waiter, None);
 }
@@ -209,15 +240,30 @@ pub(super) fn admit(shared: &Arc<Shared>, beginning: Beginning, now: Instant) ->
     link
 }
 
+/// Waits for a connection that is being made.
+fn join(link: &Arc<Link>, waiter: Waiter) {
+    link.waiters.lock().add(waiter);
+    // It may have come up, or gone, before the waiter was added.
+    settle(link);
+    cork_and_flush(link);
+}
+
 /// Tells those who wait for a link that is up or over already.
 fn settle(link: &Arc<Link>) {
-    let result = match link.peer() {
-        _ if link.is_over() => Err(Error::unavailable(format!("the connection to {} was lost", link.addr))),
-        Some(peer) => Ok(peer),
-        None => return,
-    };
+    let peer = link.peer();
+    if !link.is_over() && peer.is_none() {
+        return;
+    }
     let waiters = link.waiters.lock().take();
-    waiters.into_iter().for_each(|w| w.done(result.clone()));
+    for waiter in waiters {
+        match &peer {
+            Some(peer) if !link.is_over() => waiter.up(link.shared(), peer),
+            _ => {
+                let lost = format!("the connection to {} was lost", link.addr);
+                waiter.failed(link.shared(), Error::unavailable(lost));
+            }
+        }
+    }
 }
 
 fn cork_and_flush(link: &Arc<Link>) {

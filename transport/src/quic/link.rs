@@ -211,6 +211,11 @@ impl Link {
         matches!(self.life.load(Ordering::SeqCst), YOUNG | UP)
     }
 
+    /// Whether its peer has not been announced.
+    pub(super) fn is_young(&self) -> bool {
+        self.life.load(Ordering::SeqCst) == YOUNG
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.life.load(Ordering::SeqCst) == ENDED
     }
@@ -416,7 +421,7 @@ impl Link {
             (Up::Connected, Some(peer)) => {
                 handler.connected(peer);
                 let waiters = self.waiters.lock().take();
-                waiters.into_iter().for_each(|w| w.done(Ok(peer.clone())));
+                waiters.into_iter().for_each(|w| w.up(self.shared(), peer));
             }
             (Up::Request(..) | Up::Notice(_) | Up::Parcel(_), Some(_)) if self.fenced.load(Ordering::Relaxed) => {
                 Totals::count(&shared.totals.stale_incarnation, 1);
@@ -448,7 +453,7 @@ impl Link {
         let waiters = self.waiters.lock().take();
         for w in waiters {
             let context = format!("cannot connect to {}", self.addr);
-            w.done(Err(error.clone().context(context)));
+            w.failed(self.shared(), error.clone().context(context));
         }
     }
 

@@ -190,9 +190,7 @@ impl Endpoint {
 
     /// The peers of all live connections.
     pub fn peers(&self) -> Vec<Peer> {
-        let links = self.shared.all_links();
-        let first = links.iter().filter(|l| l.is_up() && !l.stripes.is_one());
-        first.filter_map(|l| l.peer()).collect()
+        self.shared.firsts().iter().filter_map(|l| l.peer()).collect()
     }
 
     /// What crossed and what was dropped, so far.

@@ -93,11 +93,7 @@ pub(super) fn end_revoked(shared: &Shared) {
 /// the present ones stay.
 pub(super) fn connect_anew(shared: &Arc<Shared>) {
     let mut present: BTreeMap<String, (Subject, Vec<Arc<Link>>)> = BTreeMap::new();
-    for link in shared
-        .all_links()
-        .into_iter()
-        .filter(|l| l.is_up() && !l.stripes.is_one())
-    {
+    for link in shared.firsts() {
         if let Some(info) = link.info() {
             let known = present.entry(format!("{} {}", info.subject, info.incarnation));
             let subject = info.subject.clone();

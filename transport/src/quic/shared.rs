@@ -167,6 +167,13 @@ impl Shared {
         self.links.read().values().cloned().collect()
     }
 
+    /// Those that are up and not beside another one: what users see as peers.
+    pub(super) fn firsts(&self) -> Vec<Arc<Link>> {
+        let links = self.links.read();
+        let firsts = links.values().filter(|l| l.is_up() && !l.stripes.is_one());
+        firsts.cloned().collect()
+    }
+
     pub(super) fn remove(&self, handle: ConnectionHandle) {
         self.links.write().remove(&handle);
     }

@@ -101,6 +101,13 @@ pub(super) struct State {
     retired: Option<Time>,
 }
 
+/// Takes in a frame. Whoever has raised the epoch is not to be told of anything older, though the connection has not yet
+/// heard of it.
+fn hear(proto: &mut Connection<Then>, shared: &Shared, frame: Frame, time: Time) {
+    proto.refuse_before(shared.epoch());
+    proto.receive(frame, time);
+}
+
 impl State {
     pub(super) fn new(quic: Quic, intake: Intake, began: Time) -> State {
         State {
@@ -169,8 +176,7 @@ impl State {
             let mut beyond = false;
             let each = |frame: Frame| {
                 beyond |= !matches!(frame.body, Body::Hello(_));
-                proto.refuse_before(shared.epoch());
-                proto.receive(frame, time);
+                hear(proto, shared, frame, time);
             };
             let read = self.incoming.read(&mut self.quic, id, &mut self.intake, each);
             match read {
@@ -232,11 +238,7 @@ impl State {
             self.look(shared, link);
         }
         let Some(proto) = self.proto.as_mut() else { return false };
-        // Whoever has raised the epoch is not to be told of anything older, though the connection has not yet heard of it.
-        let each = |frame| {
-            proto.refuse_before(shared.epoch());
-            proto.receive(frame, time);
-        };
+        let each = |frame| hear(proto, shared, frame, time);
         let received = match self.way.receive(&mut self.intake, each) {
             Ok(received) => received,
             Err(fault) => {

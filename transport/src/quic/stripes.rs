@@ -148,10 +148,7 @@ pub(super) fn join(shared: &Shared, link: &Link, info: &PeerInfo) -> Result<()> 
     let first = match link.dialed {
         true => link.stripes.first().filter(|l| of_peer(l) && l.is_usable()),
         false => {
-            let links = shared.all_links();
-            let mut firsts = links
-                .into_iter()
-                .filter(|l| l.is_up() && !l.stripes.is_one() && of_peer(l));
+            let mut firsts = shared.firsts().into_iter().filter(|l| of_peer(l));
             firsts.find(|l| beside(shared, l) < shared.limits.stripes)
         }
     };
@@ -179,7 +176,7 @@ pub(super) fn begin(shared: &Shared, link: &Arc<Link>) {
             }
             if let Some(peer) = first.peer() {
                 let waiters = link.waiters.lock().take();
-                waiters.into_iter().for_each(|w| w.done(Ok(peer.clone())));
+                waiters.into_iter().for_each(|w| w.up(link.shared(), &peer));
             }
         }
         None => link.wish(Wish::Close(Error::cancelled("the first connection is over"))),

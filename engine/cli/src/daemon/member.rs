@@ -105,8 +105,12 @@ impl Keeper {
             Some(addr) => {
                 tracing::debug!(addr, "the certificate is renewed there");
                 let (server, vitals) = (Arc::downgrade(server), vitals.clone());
-                let report = Renewal::reporter(Some(config.identity.clone()), &identity, move |fresh| {
+                let folder = config.identity.clone();
+                let report = Renewal::reporter(&identity, move |fresh| {
                     vitals.renewed(fresh);
+                    if let Err(error) = fresh.save(&folder) {
+                        tracing::error!(%error, "the identity cannot be kept; after a restart it will be the old one");
+                    }
                     server.upgrade().map_or(Ok(()), |s| s.set_identity(fresh.clone()))
                 });
                 Some(Renewer::start(&addr, identity, report)?)

@@ -192,8 +192,7 @@ fn a_live_connection_is_used_again() {
         .connect("nobody.invalid:1", Some(&subject("task/ps/0")), soon())
         .unwrap();
     assert_eq!(again, p.peer);
-    // The server knows of it a moment later: when the worker has shown that it does.
-    p.of_server.connected();
+    // Also by the server, which may not know yet that the worker has heard its hello.
     let back = p
         .server
         .connect("nobody.invalid:1", Some(&subject("task/worker/0")), soon())

@@ -282,6 +282,31 @@ fn a_peer_that_has_not_heard_the_hello_is_not_announced() {
 }
 
 #[test]
+fn whoever_waits_for_a_connection_that_the_peer_never_finishes_dials() {
+    let t = Target::new();
+    let (other, _) = bind(options("task/worker/0"));
+    let (tell, told) = std::sync::mpsc::channel();
+    wait(async {
+        let tls = member("task/worker/0").client_tls(ALPN).unwrap();
+        let (endpoint, made) = intrude(t.addr(), tls).await;
+        let connection = made.unwrap();
+        let (mut control, mut receive) = connection.open_bi().await.unwrap();
+        control.write_all(&hello("task/worker/0")).await.unwrap();
+        assert!(receive.read_chunk(usize::MAX, true).await.unwrap().is_some());
+        let (at, who) = (other.local_addr().to_string(), subject("task/worker/0"));
+        let then: ConnectThen = Box::new(move |made| tell.send(made).unwrap());
+        t.server.connect_then(&at, Some(&who), soon(), then);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(told.try_recv().is_err(), "nobody is there yet");
+        connection.close(0u32.into(), b"never mind");
+        endpoint.wait_idle().await;
+    });
+    let peer = told.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(peer.info().addr, other.local_addr());
+    t.is_unharmed();
+}
+
+#[test]
 fn frames_that_are_malformed_or_beyond_a_limit_end_their_connection_without_memory() {
     let t = Target::new();
     let sound = parcel_of(100_000);

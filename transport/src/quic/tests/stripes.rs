@@ -56,6 +56,12 @@ fn links(of: &Endpoint) -> (Arc<Link>, Vec<Arc<Link>>) {
     (first.first().unwrap().clone(), further)
 }
 
+/// Waits until no connection is left on either side.
+fn all_end(p: &Pair) {
+    let over = |of: &Endpoint| of.shared.all_links().iter().all(|l| l.is_over());
+    wait("some are left", || over(&p.worker) && over(&p.server));
+}
+
 fn receive(log: &Log, edges: std::ops::Range<u32>) {
     let mut left: HashSet<u32> = edges.collect();
     while !left.is_empty() {
@@ -114,14 +120,7 @@ fn with_a_further_connection_that_is_lost_the_peer_is_and_it_can_come_again() {
         assert!(why.message().contains("carried large tensors was lost"), "{why}");
         assert!(why.message().contains("the cable is cut"), "{why}");
     }
-    wait("some are left", || {
-        p.worker
-            .shared
-            .all_links()
-            .iter()
-            .chain(&p.server.shared.all_links())
-            .all(|l| l.is_over())
-    });
+    all_end(&p);
     let peer = p
         .worker
         .connect(&p.server.local_addr().to_string(), None, soon())
@@ -135,14 +134,7 @@ fn a_peer_that_is_closed_takes_the_further_connections_with_it() {
     let (p, _) = striped(3);
     p.peer.close("it is time");
     assert!(p.of_server.lost().1.message().contains("it is time"));
-    wait("some are left", || {
-        p.worker
-            .shared
-            .all_links()
-            .iter()
-            .chain(&p.server.shared.all_links())
-            .all(|l| l.is_over())
-    });
+    all_end(&p);
     assert_eq!((p.worker.counters().lost, p.server.counters().lost), (1, 1));
 }
 
