@@ -12,6 +12,7 @@ use super::data::Dataset;
 use super::inject::{Delay, Injection, Kill, Restart, Straggler, parse_time};
 use super::network::ModelName;
 use super::probe::SLOTS;
+use super::setup::Schedule;
 
 fn strategy(text: &str) -> Result<Strategy, String> {
     text.parse().map_err(|e: actorflow::Error| e.message().to_owned())
@@ -102,9 +103,12 @@ pub(crate) struct Args {
     /// What is added to each number of a row that is trained on, or taken away, at most; another amount in every step.
     #[arg(long, default_value = "0.4", value_name = "X", allow_negative_numbers = true, value_parser = noise)]
     pub(super) noise: f32,
-    /// The learning rate.
-    #[arg(long, default_value = "0.15", allow_negative_numbers = true, value_parser = rate)]
+    /// The learning rate, at first.
+    #[arg(long, default_value = "0.18", allow_negative_numbers = true, value_parser = rate)]
     pub(super) lr: f64,
+    /// How the learning rate changes with the share of the budget that is used: not at all, or to nothing.
+    #[arg(long, value_enum, default_value = "cosine")]
+    pub(super) schedule: Schedule,
     /// The momentum.
     #[arg(long, default_value = "0.5", allow_negative_numbers = true, value_parser = momentum)]
     pub(super) momentum: f64,
@@ -354,7 +358,7 @@ mod tests {
     fn every_flag_is_read() {
         let a = args(
             "--workers 3,1 --ps 2 --strategies ssp7,async-scaled --straggler 1@5x,2@2x --delay 10ms --delay 1@2ms --kill 1@50% \
-             --restart never --dataset mnist5k --model softmax --hidden 64 --batch 8 --noise 0 --lr 0.1 --momentum 0 --steps 100 \
+             --restart never --dataset mnist5k --model softmax --hidden 64 --batch 8 --noise 0 --lr 0.1 --schedule linear --momentum 0 --steps 100 \
              --compute 5ms --target-accuracy 0.9 --repeat 5 --seed 3 --out x/y --simulate --simulate-workers 10,10000",
         )
         .unwrap();
@@ -367,7 +371,7 @@ mod tests {
         );
         assert_eq!((a.hidden(), a.batch, a.steps), (64, 8, Some(100)));
         assert_eq!((a.lr, a.momentum, a.target_accuracy, a.seed), (0.1, 0.0, 0.9, 3));
-        assert_eq!((a.noise, a.repeat), (0.0, 5));
+        assert_eq!((a.noise, a.repeat, a.schedule), (0.0, 5, Schedule::Linear));
         assert_eq!((a.compute, a.out), (Duration::from_millis(5), Some("x/y".into())));
         assert!(a.simulate && !a.in_process);
         assert_eq!(a.simulate_workers, [10, 10000]);

@@ -355,6 +355,7 @@ pub(super) mod tests {
     use super::*;
     use crate::sync_vs_async::data::Dataset;
     use crate::sync_vs_async::network::{ModelName, Shape};
+    use crate::sync_vs_async::setup::Schedule;
 
     /// Two synchronous workers with batches of 10, whose budget is 4 updates.
     fn row(injected: bool, marks: [&[(u64, u64, u64, u64)]; 2], ended: f64) -> Row {
@@ -379,6 +380,7 @@ pub(super) mod tests {
             batch: 10,
             noise: 0.0,
             rate: 0.1,
+            schedule: Schedule::Constant,
             momentum: 0.0,
             seed: 1,
             updates: 4,

@@ -152,6 +152,7 @@ impl Bench<'_> {
             batch: a.batch,
             noise: a.noise,
             rate: a.lr,
+            schedule: a.schedule,
             momentum: a.momentum,
             seed: a.seed,
             updates: pushes.div_ceil(per_update) as u64,
@@ -296,7 +297,10 @@ fn settings(b: &Bench<'_>) -> Vec<(String, String)> {
             "batch",
             format!("{} rows in a worker's step, with noise of up to {}", a.batch, a.noise),
         ),
-        ("rule", format!("momentum {}, learning rate {}", a.momentum, a.lr)),
+        (
+            "rule",
+            format!("momentum {}, learning rate {}, {}", a.momentum, a.lr, a.schedule.name()),
+        ),
         ("budget", budget),
         (
             "runs",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use actorflow::Result;
 use actorflow::train::parallel::Strategy;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::data::Dataset;
@@ -16,6 +17,39 @@ pub(super) fn pushes_per_update(strategy: Strategy, workers: usize) -> usize {
         Strategy::Sync { backup } => workers.saturating_sub(backup).max(1),
         Strategy::Hybrid { replicas, .. } => replicas,
         Strategy::AllReduce => workers,
+    }
+}
+
+/// How the learning rate changes within the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Schedule {
+    /// It stays.
+    Constant,
+    /// It falls to nothing in a straight line.
+    Linear,
+    /// It falls to nothing in half a cosine wave: slowly, fast, slowly.
+    Cosine,
+}
+
+impl Schedule {
+    /// Its name on the command line.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Schedule::Constant => "constant",
+            Schedule::Linear => "linear",
+            Schedule::Cosine => "cosine",
+        }
+    }
+
+    /// What is left of the rate when this share of the budget is used.
+    fn left(self, done: f64) -> f64 {
+        let done = done.clamp(0.0, 1.0);
+        match self {
+            Schedule::Constant => 1.0,
+            Schedule::Linear => 1.0 - done,
+            Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+        }
     }
 }
 
@@ -36,8 +70,10 @@ pub(super) struct Setup {
     pub(super) batch: usize,
     /// What is added to each number of them at most.
     pub(super) noise: f32,
-    /// The learning rate.
+    /// The learning rate, at first.
     pub(super) rate: f64,
+    /// How it changes.
+    pub(super) schedule: Schedule,
     /// The momentum.
     pub(super) momentum: f64,
     /// The seed of the order of rows, and of made-up ones.
@@ -65,6 +101,11 @@ impl Setup {
     /// `INVALID_ARGUMENT` if it is none.
     pub(super) fn strategy(&self) -> Result<Strategy> {
         self.strategy.parse()
+    }
+
+    /// The learning rate of the update that comes after so many.
+    pub(super) fn rate_after(&self, updates: u64) -> f32 {
+        (self.rate * self.schedule.left(updates as f64 / self.updates.max(1) as f64)) as f32
     }
 
     /// The longest that a step may wait.
@@ -168,6 +209,23 @@ pub(super) struct Raw {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_learning_rate_stays_or_falls_to_nothing_by_the_end_of_the_budget() {
+        let of = |s: Schedule| [0.0, 0.25, 0.5, 1.0, 1.5].map(|done| s.left(done));
+        assert_eq!(of(Schedule::Constant), [1.0; 5]);
+        assert_eq!(of(Schedule::Linear), [1.0, 0.75, 0.5, 0.0, 0.0]);
+        let cosine = of(Schedule::Cosine);
+        let wave = [1.0, (2.0 + 2f64.sqrt()) / 4.0, 0.5, 0.0, 0.0];
+        assert!(
+            cosine.iter().zip(wave).all(|(a, b)| (a - b).abs() < 1e-12),
+            "{cosine:?}"
+        );
+        for s in Schedule::value_variants() {
+            let called = s.to_possible_value().unwrap();
+            assert_eq!(called.get_name(), s.name());
+        }
+    }
 
     #[test]
     fn an_update_is_made_of_what_the_strategy_waits_for() {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use actorflow::train::optimizer::Momentum;
 use actorflow::train::parallel::{Replica, ReplicaOptions, StepReport};
-use actorflow::{CancelToken, Code, Graph, Result, Session, Tensor};
+use actorflow::{CancelToken, Code, DType, Graph, Result, Session, Tensor};
 
 use super::data::{Order, Random, Split};
 use super::network::{Judge, Values};
@@ -55,8 +55,14 @@ impl<'a> Trainee<'a> {
         options.workers = places.workers;
         options.deadline = setup.deadline();
         let g = Graph::new();
-        let rule = Momentum::new(setup.rate, setup.momentum);
-        let model = |g: &Graph| Ok(setup.shape.build(g, Some(slot))?.0);
+        // Fed with each batch by the update that the values have had: no other round trip is needed for it.
+        let rate = g.placeholder("rate", DType::F32, [0usize; 0])?;
+        let rule = Momentum::new(&rate, setup.momentum);
+        let model = |g: &Graph| {
+            let mut model = setup.shape.build(g, Some(slot))?.0;
+            model.inputs.push(rate.clone());
+            Ok(model)
+        };
         let mut replica = Replica::build(&g, rule.into(), options, model)?;
         replica.start(&session(&g)?)?;
         Ok(Trainee {
@@ -120,11 +126,18 @@ impl<'a> Trainee<'a> {
         if observes {
             kept.push((0.0, 0, self.replica.kept()?));
         }
+        // The updates that the values have had: of one that was killed, more than none.
+        let mut had = match self.replica.position() {
+            Ok(had) => had,
+            Err(e) if e.code() == Code::OutOfRange => return Ok(()),
+            Err(e) => return Err(e),
+        };
         for step in first.. {
             let rows = order.batch(step, self.me, setup.workers, setup.batch);
             let number = (step * setup.workers + self.me) as u64;
             let mut random = Random::new(setup.seed ^ number.wrapping_mul(0x9E6C_63D0_876A_9A35));
-            let batch = self.data.train.blurred(&rows, setup.noise, &mut random)?;
+            let [x, y] = self.data.train.blurred(&rows, setup.noise, &mut random)?;
+            let batch = [x, y, Tensor::scalar(setup.rate_after(had))];
             let begin = probe::now();
             let rest = (factor - 1.0) * computes.map_or(0.0, |c| c + setup.compute);
             sleep(setup.compute + rest, stop)?;
@@ -150,6 +163,7 @@ impl<'a> Trainee<'a> {
                 applied: report.applied,
                 loss: report.loss,
             });
+            had = report.global_step;
             let over = report.global_step >= setup.updates;
             let next = kept.len() as u64 * setup.updates.div_ceil(setup.snapshots.max(1));
             if observes && (report.global_step >= next || over) {

@@ -221,7 +221,7 @@ impl RemoteShare {
                     *share.handle.lock() = Some((to.info().incarnation, handle));
                     share.run_registered(&to, handle, asked, again, then);
                 }
-                Err(e) => then(Err(share.named(e, asked.step))),
+                Err(e) => then(Err(share.told_by(&to, e, asked.step))),
             }
         };
         let compiled = Instant::now() + COMPILE;
@@ -266,7 +266,7 @@ impl RemoteShare {
                         };
                         share.register(to, asked, again, then);
                     }
-                    _ => then(Err(share.named(e, step))),
+                    _ => then(Err(share.told_by(&to, e, step))),
                 }
             }
             answer => {
@@ -274,7 +274,7 @@ impl RemoteShare {
                     trace.iter().try_for_each(|t| t.told(&m.blob, sent))?;
                     Ok(m.tensors)
                 });
-                then(taken.map_err(|e| share.named(e, step)));
+                then(taken.map_err(|e| share.told_by(&to, e, step)));
             }
         };
         // The coordinator fails the step at the deadline, and says more about it than the transport could.
@@ -282,11 +282,24 @@ impl RemoteShare {
         peer.request(message, until, Box::new(answered));
     }
 
+    /// Names the task, as [`named`](Self::named) does. A task that misses another one, and hears nothing of this side
+    /// either, is the one that is cut off; it will be lost here when it has missed this side, too.
+    fn told_by(&self, peer: &Peer, e: Error, step: u64) -> Error {
+        let missed = third(&e).filter(|t| *t != self.link.task && e.code() == Code::Unavailable);
+        let Some(missed) = missed.filter(|_| peer.is_deaf()) else {
+            return self.named(e, step);
+        };
+        let info = peer.info();
+        let it = format!("{} (incarnation {})", info.subject, info.incarnation);
+        let text = format!("{it} is cut off: it hears nothing of this side, nor of task {missed}");
+        let of_it = Error::unavailable(text).of_task(&self.link.task.to_string());
+        self.named(if e.is_derived() { of_it.derived() } else { of_it }, step)
+    }
+
     /// Names the task, and what is missing now that it is lost. An error that was passed on from a third one names that
     /// already; the wire's name of a task is its certificate's.
     fn named(&self, e: Error, step: u64) -> Error {
-        let other = e.task().and_then(|t| t.parse::<TaskName>().ok());
-        let task = other.unwrap_or_else(|| self.link.task.clone());
+        let task = third(&e).unwrap_or_else(|| self.link.task.clone());
         let gives = self.gives.iter().find(|(t, _)| *t == task);
         let says_so = e.code() != Code::Unavailable || e.node().is_some() || e.message().contains(WAITS_FOR);
         match gives {
@@ -298,6 +311,11 @@ impl RemoteShare {
             _ => e.of_task(&task.to_string()),
         }
     }
+}
+
+/// The task that an error names; a wire's name is the one of its peer, who is known.
+fn third(e: &Error) -> Option<TaskName> {
+    e.task()?.parse().ok()
 }
 
 impl Taker for RemoteShare {

@@ -70,6 +70,12 @@ pub(super) struct ParcelHeader {
 }
 
 #[derive(Archive, Serialize, Deserialize, Debug)]
+pub(super) struct PingHeader {
+    pub(super) stamp: StampHeader,
+    pub(super) silence: u64,
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
 pub(super) struct CreditHeader {
     pub(super) stamp: StampHeader,
     pub(super) frames: u64,

@@ -9,7 +9,7 @@ use rkyv::{Portable, access, deserialize};
 
 use super::archive::{
     ArchivedCreditHeader, ArchivedFailureHeader, ArchivedHelloHeader, ArchivedMessageHeader, ArchivedParcelHeader,
-    ArchivedStampHeader, ArchivedTensorHeader,
+    ArchivedPingHeader, ArchivedStampHeader, ArchivedTensorHeader,
 };
 use super::arriving::Arriving;
 use super::intake::Intake;
@@ -324,7 +324,11 @@ fn read_header(prefix: Prefix, bytes: &[u8], limits: &Limits) -> Result<Read, Fa
             });
             bare(stamp(&h.stamp), body)
         }
-        Kind::Ping => bare(stamp(checked::<ArchivedStampHeader>(bytes)?), Body::Ping),
+        Kind::Ping => {
+            let h = checked::<ArchivedPingHeader>(bytes)?;
+            let silence = h.silence.to_native();
+            bare(stamp(&h.stamp), Body::Ping { silence })
+        }
         Kind::Answer if prefix.flags & FAILED != 0 => {
             let h = checked::<ArchivedFailureHeader>(bytes)?;
             let failure = deserialize::<_, Refused>(&h.failure).map_err(|_| malformed("an error that is none"))?;

@@ -9,7 +9,7 @@ use rkyv::ser::allocator::ArenaHandle;
 use smallvec::SmallVec;
 
 use super::archive::{
-    CreditHeader, FailureHeader, HelloHeader, MessageHeader, ParcelHeader, StampHeader, TensorHeader,
+    CreditHeader, FailureHeader, HelloHeader, MessageHeader, ParcelHeader, PingHeader, StampHeader, TensorHeader,
 };
 use super::tensor::{Dense, header_of, payload_size, sendable, write_strings};
 use super::{Body, CREDITED, DEAD, FAILED, Frame, Kind, MAX_HEADER, MAX_TENSORS, Outcome, PREFIX, Prefix, cut};
@@ -256,7 +256,10 @@ impl Frame {
                 };
                 out.push(head(Kind::Credit, 0, 0, &header, 0)?.into());
             }
-            Body::Ping => out.push(head(Kind::Ping, 0, 0, &stamp, 0)?.into()),
+            Body::Ping { silence } => {
+                let silence = *silence;
+                out.push(head(Kind::Ping, 0, 0, &PingHeader { stamp, silence }, 0)?.into());
+            }
         }
         Ok(out)
     }

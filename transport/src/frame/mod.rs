@@ -47,7 +47,7 @@ pub const MAX_TENSORS: usize = 1024;
 pub const MAX_RANK: usize = 16;
 
 /// The version of this layout and of the protocol; both sides must have the same.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// The length of the prefix in bytes.
 pub const PREFIX: usize = 24;
@@ -109,7 +109,10 @@ pub enum Body {
     /// Room at the receiver.
     Credit(Credit),
     /// A word to show that the sender is there.
-    Ping,
+    Ping {
+        /// For how many milliseconds the sender has heard nothing of the receiver.
+        silence: u64,
+    },
 }
 
 /// Who opens a connection, and what it accepts.

@@ -96,7 +96,7 @@ fn samples() -> Vec<Frame> {
         }),
         frame(Body::Notice(Message::new(1))),
         frame(Body::Credit(Credit { frames: 1, bytes: 2 })),
-        frame(Body::Ping),
+        frame(Body::Ping { silence: 3 }),
         parcel(None),
         parcel(Some(Tensor::scalar(true))),
         parcel(Some(Tensor::string("text"))),

@@ -44,6 +44,8 @@ pub struct Connection<K> {
     began: Time,
     pub(super) heard: Time,
     spoke: Time,
+    /// When the peer has said that it hears nothing of this side, if its last word says so.
+    pub(super) deaf: Option<Time>,
 }
 
 impl<K> Connection<K> {
@@ -72,6 +74,7 @@ impl<K> Connection<K> {
             began: now,
             heard: now,
             spoke: now,
+            deaf: None,
         };
         if dials {
             connection.welcome();
@@ -97,9 +100,17 @@ impl<K> Connection<K> {
         self.put(Class::Control, Body::Hello(hello), false);
     }
 
-    /// Sends a word that asks for nothing.
-    pub fn ping(&mut self) {
-        self.put(Class::Control, Body::Ping, false);
+    /// Sends a word that asks for nothing, and says for how long nothing has come from the peer.
+    pub fn ping(&mut self, now: Time) {
+        let silence = now.saturating_sub(self.heard).as_millis();
+        let silence = u64::try_from(silence).unwrap_or(u64::MAX);
+        self.put(Class::Control, Body::Ping { silence }, false);
+    }
+
+    /// When the peer has said that it had heard nothing of this side for more than half of the time after which it takes
+    /// it for lost; `None` if it never has, or has heard something since.
+    pub fn told_deaf(&self) -> Option<Time> {
+        self.deaf
     }
 
     /// The next thing to do.
@@ -491,7 +502,7 @@ impl<K> Connection<K> {
             )));
         } else if self.peer.is_some() && due(self.spoke, timing.keep_alive) {
             self.spoke(now);
-            self.put(Class::Control, Body::Ping, false);
+            self.ping(now);
         }
     }
 }

@@ -152,7 +152,7 @@ fn hostile(random: &mut Random) -> Frame {
             frames: odd(random),
             bytes: odd(random),
         }),
-        2 => Body::Ping,
+        2 => Body::Ping { silence: odd(random) },
         3 => Body::Parcel(parcel(random)),
         4 => Body::Notice(message(random)),
         5 => Body::Request {

@@ -20,7 +20,8 @@
 //!   waits for by a limit. A receiver that takes
 //!   nothing for [`Timing::stall`](crate::limits::Timing::stall) is lost.
 //! - **Life.** A word after [`keep_alive`](crate::limits::Timing::keep_alive) of silence; the end after
-//!   [`idle`](crate::limits::Timing::idle) without hearing anything.
+//!   [`idle`](crate::limits::Timing::idle) without hearing anything. The word says for how long nothing was heard, so
+//!   that each side knows when only what it sends is lost.
 #![forbid(unsafe_code)]
 
 mod connection;

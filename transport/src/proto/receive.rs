@@ -1,6 +1,8 @@
 //! What a connection does with the frames that come.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use actorflow_core::Error;
 
 use super::connection::{Connection, Greeted};
@@ -35,7 +37,7 @@ impl<K> Connection<K> {
         }
         let credited = frame.credited.then_some(bytes);
         let old = frame.stamp.epoch != 0 && frame.stamp.epoch < self.floor;
-        if old && !matches!(frame.body, Body::Credit(_) | Body::Ping | Body::Hello(_)) {
+        if old && !matches!(frame.body, Body::Credit(_) | Body::Ping { .. } | Body::Hello(_)) {
             return self.stale(frame, credited);
         }
         if credited.is_none() && bytes >= BULK {
@@ -44,7 +46,10 @@ impl<K> Connection<K> {
         }
         match frame.body {
             Body::Hello(_) => self.fault(&Fault::Malformed("a second hello".to_owned())),
-            Body::Ping => {}
+            Body::Ping { silence } => {
+                let deaf = Duration::from_millis(silence) > self.local.timing.idle / 2;
+                self.deaf = deaf.then_some(now);
+            }
             Body::Credit(credit) => {
                 if self.outbound.grant(credit, now) {
                     self.unpark();

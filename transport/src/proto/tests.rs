@@ -339,7 +339,7 @@ fn silence_is_broken_by_a_word_and_ends_the_connection_when_it_lasts() {
     assert_eq!(a.next_timeout(), Some(at(1000)));
     a.handle_timeout(at(1000));
     let (frames, _) = drain(&mut a);
-    assert!(matches!(frames[0].body, Body::Ping));
+    assert!(matches!(frames[0].body, Body::Ping { .. }));
     frames.into_iter().for_each(|f| b.receive(f, at(1000)));
     b.handle_timeout(at(5999));
     assert!(b.is_up());
@@ -347,6 +347,34 @@ fn silence_is_broken_by_a_word_and_ends_the_connection_when_it_lasts() {
     assert_eq!(a.over().unwrap().code(), Code::Unavailable);
     b.handle_timeout(at(6000));
     assert!(!b.is_up());
+}
+
+#[test]
+fn a_side_that_only_the_peer_does_not_hear_is_told_so_until_it_is_heard_again() {
+    let (mut a, mut b) = pair();
+    // What `b` says arrives, what `a` says is lost.
+    let mut told = Vec::new();
+    for second in 1..5 {
+        for c in [&mut a, &mut b] {
+            c.handle_timeout(at(1000 * second));
+        }
+        drain(&mut a);
+        drain(&mut b)
+            .0
+            .into_iter()
+            .for_each(|f| a.receive(f, at(1000 * second)));
+        told.push(a.told_deaf());
+    }
+    assert_eq!(told, [None, None, Some(at(3000)), Some(at(4000))]);
+    assert_eq!(b.told_deaf(), None);
+    // It arrives again.
+    a.handle_timeout(at(4900));
+    a.ping(at(4900));
+    drain(&mut a).0.into_iter().for_each(|f| b.receive(f, at(4900)));
+    b.handle_timeout(at(5000));
+    drain(&mut b).0.into_iter().for_each(|f| a.receive(f, at(5000)));
+    assert!(a.is_up() && b.is_up());
+    assert_eq!(a.told_deaf(), None);
 }
 
 #[test]
@@ -376,7 +404,7 @@ fn nothing_is_read_before_a_hello_of_the_same_cluster_and_subject() {
     let frame = Frame {
         stamp: Stamp::default(),
         credited: false,
-        body: Body::Ping,
+        body: Body::Ping { silence: 0 },
     };
     c.receive(frame, at(0));
     assert!(c.over().is_some());

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actorflow_core::{Error, Result};
 use parking_lot::Mutex;
@@ -24,6 +24,7 @@ use super::state::{Progress, State, Up, Wish};
 use super::stripes::{self, Stripes};
 use crate::counters::Totals;
 use crate::identity::Subject;
+use crate::limits::Timing;
 use crate::proto::{BULK, Time};
 
 /// Datagrams that a user's thread sends before it leaves the rest to the reactor.
@@ -60,6 +61,8 @@ pub(super) struct Link {
     ended_at: OnceLock<Instant>,
     /// When something came last, in nanoseconds since the endpoint's origin.
     heard: AtomicU64,
+    /// When the peer said last that it hears nothing of this side, in the same unit; 0 if its last word does not.
+    deaf: AtomicU64,
     /// A later run of the peer has come: nothing of this one is told any more.
     fenced: AtomicBool,
     /// The peer has rung.
@@ -120,6 +123,7 @@ impl Link {
             life: AtomicU64::new(YOUNG),
             ended_at: OnceLock::new(),
             heard: AtomicU64::new(nanos(shared.time(now))),
+            deaf: AtomicU64::new(0),
             fenced: AtomicBool::new(false),
             rung: AtomicBool::new(false),
             shares: AtomicBool::new(false),
@@ -188,14 +192,29 @@ impl Link {
         self.heard.store(nanos(at), Ordering::Relaxed);
     }
 
+    /// The peer's last word says that it heard nothing of this side, or does not.
+    pub(super) fn set_deaf(&self, told: Option<Time>) {
+        self.deaf.store(told.map_or(0, nanos), Ordering::Relaxed);
+    }
+
     /// Whether nothing has come for more than half of the time after which the peer is lost.
     pub(super) fn is_silent(&self) -> bool {
-        let heard = Time::from_nanos(self.heard.load(Ordering::Relaxed));
-        let silence = self.shared.upgrade().map(|s| {
-            let now = s.time(self.ended_at().unwrap_or_else(Instant::now));
-            now.saturating_sub(heard) > s.timing.idle / 2
-        });
-        silence.unwrap_or(true)
+        self.since(&self.heard).is_none_or(|(silence, t)| silence > t.idle / 2)
+    }
+
+    /// Whether the peer has just said that it has heard nothing for more than half of the time after which this side is
+    /// lost to it.
+    pub(super) fn is_deaf(&self) -> bool {
+        let told = self.since(&self.deaf);
+        told.is_some_and(|(ago, t)| self.deaf.load(Ordering::Relaxed) != 0 && ago <= 2 * t.keep_alive)
+    }
+
+    /// How long ago a time was, or how long before the end if it is over; `None` if the endpoint is gone.
+    fn since(&self, time: &AtomicU64) -> Option<(Duration, Timing)> {
+        let shared = self.shared.upgrade()?;
+        let now = shared.time(self.ended_at().unwrap_or_else(Instant::now));
+        let time = Time::from_nanos(time.load(Ordering::Relaxed));
+        Some((now.saturating_sub(time), shared.timing))
     }
 
     pub(super) fn set_replaced(&self) {

@@ -171,6 +171,12 @@ impl Peer {
         self.link.is_silent()
     }
 
+    /// Whether the peer says that it has heard nothing of this side for more than half of
+    /// [`Timing::idle`](crate::Timing::idle): what goes to it does not arrive, though what comes from it does.
+    pub fn is_deaf(&self) -> bool {
+        self.link.is_deaf()
+    }
+
     /// Whether the connection ended because another one has taken its place (a side has renewed its certificate) and
     /// nothing was pending on it.
     pub fn was_replaced(&self) -> bool {

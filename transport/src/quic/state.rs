@@ -195,6 +195,7 @@ impl State {
             self.act(shared, link, now);
         }
         let more = self.receive(shared, link, now);
+        link.set_deaf(self.proto.as_ref().and_then(Connection::told_deaf));
         let counted = self.quic.stats().path.lost_packets;
         Totals::count(&shared.totals.datagrams_lost, counted - self.lost);
         self.lost = counted;
@@ -309,7 +310,7 @@ impl State {
             match action {
                 Action::Send { class, frame } => {
                     // What introduces a side, and what shows that it is there, is the connection's own.
-                    let direct = matches!(frame.body, Body::Hello(_) | Body::Ping);
+                    let direct = matches!(frame.body, Body::Hello(_) | Body::Ping { .. });
                     match frame.encode() {
                         Ok(encoded) => {
                             Totals::count(&shared.totals.frames_sent, 1);
@@ -330,7 +331,7 @@ impl State {
                     ..
                 } => {
                     link.stripes.accept(stripes);
-                    self.introduced(shared, link, incarnation, stripe);
+                    self.introduced(shared, link, incarnation, stripe, now);
                 }
                 Action::Request { id, message } => self.ups.push(Up::Request(id, message)),
                 Action::Notice(message) => self.ups.push(Up::Notice(message)),

@@ -77,7 +77,7 @@ impl State {
     }
 
     /// The peer has said who it is.
-    pub(super) fn introduced(&mut self, shared: &Shared, link: &Link, incarnation: u64, stripe: bool) {
+    pub(super) fn introduced(&mut self, shared: &Shared, link: &Link, incarnation: u64, stripe: bool, now: Instant) {
         let Some(subject) = self.subject.clone() else { return };
         let verdict = shared.fences.lock().judge(&subject.to_string(), incarnation);
         if let Verdict::Stale { latest } = verdict {
@@ -114,7 +114,7 @@ impl State {
         } else {
             self.way = Way::Quic;
             self.outgoing.through_quic();
-            proto.ping();
+            proto.ping(shared.time(now));
         }
         self.announce(link);
     }

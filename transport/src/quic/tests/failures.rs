@@ -1,6 +1,9 @@
 //! What goes wrong is told, in time and to those concerned.
 #![forbid(unsafe_code)]
 
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use super::*;
 
 also_through_quic! {
@@ -75,6 +78,51 @@ fn a_peer_that_falls_silent_is_lost_after_the_idle_time() {
     let (_, e) = p.of_worker.lost();
     assert_eq!(e.code(), Code::Unavailable);
     drop(stop);
+}
+
+#[test]
+fn a_peer_that_does_not_hear_this_side_says_so_before_it_is_lost() {
+    let patient = |who: &str| {
+        let mut o = options(who);
+        o.timing.keep_alive = Duration::from_millis(100);
+        o.timing.idle = Duration::from_secs(2);
+        // What goes through memory needs no way.
+        o.limits.lanes = 0;
+        bind(o)
+    };
+    let ((worker, of_worker), (server, _of_server)) = (patient("task/worker/0"), patient("task/ps/0"));
+    let (way, inward) = way_to(server.local_addr());
+    let peer = worker
+        .connect(&way.to_string(), Some(&subject("task/ps/0")), soon())
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(!peer.is_deaf());
+    inward.store(false, Relaxed);
+    let (lost, e) = of_worker.lost();
+    assert_eq!((&lost, e.code()), (&peer, Code::Unavailable));
+    assert!(lost.is_deaf() && !lost.is_silent(), "{e}");
+}
+
+/// A way to an endpoint for one peer, and whether what goes in arrives.
+fn way_to(target: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let way = UdpSocket::bind("127.0.0.1:0").unwrap();
+    way.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let (addr, open) = (way.local_addr().unwrap(), Arc::new(AtomicBool::new(true)));
+    let inward = open.clone();
+    std::thread::spawn(move || {
+        let (mut bytes, mut peer) = (vec![0; 1 << 16], None);
+        while let Ok((n, from)) = way.recv_from(&mut bytes) {
+            let to = match from == target {
+                true => peer,
+                false => {
+                    peer = Some(from);
+                    inward.load(Relaxed).then_some(target)
+                }
+            };
+            to.map(|to| way.send_to(&bytes[..n], to).unwrap());
+        }
+    });
+    (addr, open)
 }
 
 #[test]

@@ -273,7 +273,10 @@ fn a_peer_that_has_not_heard_the_hello_is_not_announced() {
         // It has heard, but how is the server to know?
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(here(0));
-        control.write_all(&bytes_of(Body::Ping, false)).await.unwrap();
+        control
+            .write_all(&bytes_of(Body::Ping { silence: 0 }, false))
+            .await
+            .unwrap();
         while !here(1) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -480,7 +483,10 @@ fn large_headers_that_nothing_follows_reserve_no_memory_on_however_many_connecti
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_millis(100)).await;
             for (_, connection, control, _, _) in &mut kept {
-                control.write_all(&bytes_of(Body::Ping, false)).await.unwrap();
+                control
+                    .write_all(&bytes_of(Body::Ping { silence: 0 }, false))
+                    .await
+                    .unwrap();
                 assert_eq!(connection.close_reason(), None);
             }
         }
