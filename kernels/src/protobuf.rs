@@ -115,11 +115,14 @@ impl Message {
     }
 
     /// An integer.
-    pub(crate) fn int(mut self, field: u32, n: u64) -> Self {
-        if n != 0 {
-            self.key(field, 0);
-            put_varint(&mut self.0, n);
-        }
+    pub(crate) fn int(self, field: u32, n: u64) -> Self {
+        if n == 0 { self } else { self.chosen_int(field, n) }
+    }
+
+    /// An integer of a list or of a `oneof`, which is written even if it is zero.
+    pub(crate) fn chosen_int(mut self, field: u32, n: u64) -> Self {
+        self.key(field, 0);
+        put_varint(&mut self.0, n);
         self
     }
 
@@ -132,7 +135,7 @@ impl Message {
         self
     }
 
-    /// A float of a `oneof`, which is written even if it is zero.
+    /// A float of a list or of a `oneof`, which is written even if it is zero.
     pub(crate) fn chosen_float(mut self, field: u32, x: f32) -> Self {
         self.key(field, 5);
         self.0.extend(x.to_le_bytes());

@@ -75,12 +75,15 @@ pub fn zeta(x: f64, q: f64) -> f64 {
     if x == 1.0 {
         return f64::INFINITY;
     }
-    if x.is_nan() || q.is_nan() || x < 1.0 || q == f64::NEG_INFINITY {
+    if x.is_nan() || q.is_nan() || x < 1.0 {
         return f64::NAN;
     }
     if q <= 0.0 {
         let whole = x == x.floor();
         let odd = x.is_finite() && x % 2.0 != 0.0;
+        if x == f64::INFINITY && q == f64::NEG_INFINITY {
+            return f64::INFINITY;
+        }
         if q == q.floor() {
             return if whole && !odd { f64::INFINITY } else { f64::NAN };
         }

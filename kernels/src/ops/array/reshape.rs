@@ -20,8 +20,9 @@ fn back(cx: &GradContext, dys: &[Option<Grad>]) -> Result<Vec<Option<Grad>>> {
     Ok(all)
 }
 
-/// The shape that `want` means for `count` elements; one dimension may be -1.
-fn resolve(want: &[i64], count: usize) -> Result<Shape> {
+/// The shape that `want` means for the elements of a tensor of shape `from`; one dimension may be -1.
+fn resolve(want: &[i64], from: &[usize]) -> Result<Shape> {
+    let count: usize = from.iter().product();
     let mut dims: SmallVec<[usize; 8]> = SmallVec::new();
     let mut open = None;
     let mut known: usize = 1;
@@ -62,11 +63,16 @@ fn resolve(want: &[i64], count: usize) -> Result<Shape> {
         ))
     };
     match open {
-        Some(_) if known == 0 => {
-            return Err(Error::invalid(
-                "reshape cannot infer the missing dimension of an empty tensor unless all given dimensions are non-zero",
-            ));
+        // As TensorFlow: zeros are left out on both sides, and what does not come out even is rounded down.
+        Some(i) if known == 0 && count == 0 => {
+            let others = |dims: &mut dyn Iterator<Item = usize>| {
+                let product = dims.filter(|d| *d != 0).try_fold(1usize, usize::checked_mul);
+                product.ok_or_else(wrong)
+            };
+            let asked = others(&mut want.iter().filter_map(|d| usize::try_from(*d).ok()))?;
+            dims[i] = others(&mut from.iter().copied())? / asked;
         }
+        Some(_) if known == 0 => return Err(wrong()),
         Some(i) if count.is_multiple_of(known) => dims[i] = count / known,
         None if count == known => {}
         _ => return Err(wrong()),
@@ -82,8 +88,9 @@ fn resolve(want: &[i64], count: usize) -> Result<Shape> {
 pub(crate) fn reshape_shape(cx: &ShapeContext<'_>) -> Result<Vec<PartialShape>> {
     let (from, want) = (cx.input(0), cx.constant_shape(1)?);
     let count = from.count();
-    if let (Some(n), Some(w)) = (count, cx.constant_i64s(1)) {
-        return Ok(vec![PartialShape::from(resolve(&w, n)?)]);
+    let dims: Option<Vec<usize>> = from.dims().and_then(|dims| dims.iter().copied().collect());
+    if let (Some(dims), Some(w)) = (dims, cx.constant_i64s(1)) {
+        return Ok(vec![PartialShape::from(resolve(&w, &dims)?)]);
     }
     let Some(dims) = want.dims() else {
         return Ok(vec![PartialShape::UNKNOWN]);
@@ -112,7 +119,7 @@ pub(crate) fn requested(cx: &OpContext<'_>) -> Result<Shape> {
             want.shape()
         )));
     }
-    resolve(&int_vector(want, "shape")?, cx.input(0)?.len())
+    resolve(&int_vector(want, "shape")?, cx.input(0)?.shape().dims())
 }
 
 fn reshape() -> OpDef {
@@ -245,6 +252,27 @@ mod tests {
             y.reshape(&[-1, 2]).unwrap().shape(),
             PartialShape::from([None, Some(2)])
         );
+    }
+
+    #[test]
+    fn zeros_are_left_out_where_the_open_dimension_of_nothing_is_inferred() {
+        let g = Graph::new();
+        for (from, want, shape) in [
+            (&[0, 3][..], &[-1, 0][..], &[3, 0][..]),
+            (&[0, 3], &[0, -1], &[0, 3]),
+            (&[2, 0, 3], &[-1, 0], &[6, 0]),
+            (&[2, 0, 3], &[0, -1, 2], &[0, 3, 2]),
+            (&[2, 0, 3], &[0, -1, 4], &[0, 1, 4]),
+            (&[0], &[-1, 0, 0], &[1, 0, 0]),
+            (&[0, 3], &[-1, 7], &[0, 7]),
+        ] {
+            let x = g.constant(Tensor::zeros(DType::F32, from).unwrap()).unwrap();
+            let y = x.reshape(want).unwrap();
+            assert_eq!(y.shape(), PartialShape::from(shape), "{from:?} as {want:?}");
+            assert_eq!(eval(&y).shape().dims(), shape);
+        }
+        let x = g.constant(Tensor::vector(&[1f32; 6])).unwrap();
+        assert!(x.reshape(&[-1, 0]).is_err());
     }
 
     #[test]

@@ -17,6 +17,11 @@ fn set<T: Element>(x: &Tensor) -> Result<Vec<usize>> {
 
 fn run(cx: &mut OpContext<'_>) -> Result<()> {
     let x = cx.input(0)?;
+    if x.shape().rank() == 0 {
+        return Err(Error::invalid(
+            "Where of a scalar: there are no places in it; its input must have at least one dimension",
+        ));
+    }
     let places = dispatch!(x.dtype(), T in plain => set::<T>(x)?,
         else return Err(Error::unimplemented(format!("Where of dtype {}", x.dtype()))));
     let strides = x.shape().strides();
@@ -53,8 +58,16 @@ register_ops!(where_);
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::eval;
-    use actorflow_core::{Graph, Tensor};
+    use crate::testing::{eval, fails};
+    use actorflow_core::{Code, Graph, Tensor};
+
+    #[test]
+    fn a_scalar_has_no_places() {
+        let g = Graph::new();
+        let e = fails(&g.constant(true).unwrap().unary("Where").unwrap());
+        assert_eq!(e.code(), Code::InvalidArgument);
+        assert!(e.message().contains("scalar"), "{e}");
+    }
 
     #[test]
     fn places_of_truths_and_of_numbers() {
@@ -68,7 +81,6 @@ mod tests {
             places([0.0f32, -0.0, f32::NAN, 2.0].into()),
             Tensor::from([[2i64], [3]])
         );
-        assert_eq!(places(true.into()).shape().dims(), [1, 0]);
         assert_eq!(places([false].into()).shape().dims(), [0, 1]);
     }
 }

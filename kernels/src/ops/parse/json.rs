@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::moves;
 use crate::ops::string::base64::decoded;
-use crate::protobuf::{Message, put_varint};
+use crate::protobuf::Message;
 use crate::shapes;
 
 type Object = Map<String, Value>;
@@ -72,19 +72,19 @@ fn feature(v: &Value) -> std::result::Result<Vec<u8>, String> {
             Some(_) => return Err(format!("the value of {json} must be a list")),
         };
         let wrong = |v: &Value| format!("{v} is no element of {json}");
+        // Numbers one by one, not packed, as TensorFlow's converter writes them.
         let mut part = Message::default();
-        let mut packed = Vec::new();
         for v in values {
             match number {
                 1 => {
                     let text = v.as_str().ok_or_else(|| wrong(v))?;
                     part = part.part(1, &bytes(text).ok_or_else(|| wrong(v))?);
                 }
-                2 => packed.extend(float(v).ok_or_else(|| wrong(v))?.to_le_bytes()),
-                _ => put_varint(&mut packed, int(v).ok_or_else(|| wrong(v))? as u64),
+                2 => part = part.chosen_float(1, float(v).ok_or_else(|| wrong(v))?),
+                _ => part = part.chosen_int(1, int(v).ok_or_else(|| wrong(v))? as u64),
             }
         }
-        message = message.part(number, &part.bytes(1, &packed).done());
+        message = message.part(number, &part.done());
     }
     Ok(message.done())
 }

@@ -208,6 +208,9 @@ fn json_becomes_examples() {
         "r":{"int64_list":{"value":["-7",3]}},"s":{"bytesList":{"value":["aGk="]}}}}}"#,
     );
     let bytes = got.unwrap()[0].as_strings().unwrap()[0].to_vec();
+    // As TensorFlow writes it: a list's numbers one by one.
+    let list = b"\x1a\x0d\x08\xf9\xff\xff\xff\xff\xff\xff\xff\xff\x01\x08\x03";
+    assert!(bytes.windows(list.len()).any(|w| w == list), "{bytes:x?}");
     let got = run(&parse(vec![bytes], no_default())).unwrap();
     assert_eq!(got[1], Tensor::strings([1], vec!["hi"]).unwrap());
     assert_eq!(got[5], Tensor::from([-7i64, 3]));

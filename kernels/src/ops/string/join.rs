@@ -86,7 +86,7 @@ fn axes(list: &[i64], rank: usize) -> Result<Vec<usize>> {
     let mut out = Vec::with_capacity(list.len());
     for &a in list {
         let i = resolve_axis(a, rank).map_err(|_| {
-            Error::invalid(format!(
+            Error::out_of_range(format!(
                 "invalid reduction dimension {a} for input with {rank} dimensions"
             ))
         })?;

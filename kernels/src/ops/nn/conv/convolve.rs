@@ -4,7 +4,8 @@
 //! one too: patches of the output's gradient with the filter turned around, separately for each remainder of the
 //! input's index modulo the stride. So nothing is ever scattered, and no two tiles write the same element.
 //!
-//! Where there are images enough, [`direct`] reads them in place instead. Every output is one chain of multiply-adds in
+//! Where there are images enough, [`direct`] reads them in place instead; where there is much to multiply, [`winograd`](super::winograd)
+//! multiplies less. Every output is one chain of multiply-adds in
 //! an order that the extents alone decide.
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ use super::direct;
 use super::geometry::Geometry;
 use super::number::{Failure, Number, refused, room, writable};
 use super::patches::{Patches, Strip, View};
+use super::winograd::Tiled;
 use crate::gemm::{Epilogue, Mat, MatMut, gemm};
 use crate::spread;
 
@@ -80,6 +82,11 @@ impl<T: Number> Convolution<'_, T> {
         if out.is_empty() {
             return Ok(());
         }
+        if let Some(fast) = self.tiled().and_then(Tiled::if_worth_it)
+            && let Some(done) = self.run_tiled(device, &fast, out)
+        {
+            return done;
+        }
         if let Some(per) = direct::images(self, device.parallel().threads()) {
             return self.directly(device, per, out);
         }
@@ -115,6 +122,26 @@ impl<T: Number> Convolution<'_, T> {
             }
         });
         failure.result()
+    }
+
+    /// Itself by minimal filtering, if that can be.
+    fn tiled(&self) -> Option<Tiled> {
+        let ([p], 1) = (&self.parts[..], self.groups) else {
+            return None;
+        };
+        Tiled::of(self.output[0], p.views.each_ref(), self.channels, self.output[4])
+    }
+
+    fn run_tiled(&self, device: &dyn Device, fast: &Tiled, out: &mut [T]) -> Option<Result<()>> {
+        let (source, weights) = (T::as_f32(self.source)?, T::as_f32(self.parts[0].weights)?);
+        let epilogue = Epilogue {
+            bias: match self.epilogue.bias {
+                Some(b) => Some(T::as_f32(b)?),
+                None => None,
+            },
+            relu: self.epilogue.relu,
+        };
+        Some(fast.run(device, source, weights, epilogue, T::as_f32_mut(out)?))
     }
 
     /// Lines to a tile.

@@ -17,6 +17,7 @@ use super::super::window::Axis;
 use super::geometry::Geometry;
 use super::number::{Failure, Number, refused, room, writable};
 use super::patches::{Patches, View};
+use super::winograd::{self, Tiled};
 use crate::gemm::{Chain, Epilogue, Link, Mat, MatMut, gemm, gemm_chain};
 use crate::spread;
 
@@ -80,6 +81,12 @@ pub(super) fn filter_grad<T: Number>(device: &dyn Device, g: &Geometry, x: &[T],
     if dy.is_empty() || x.is_empty() {
         dw.fill(T::ZERO);
         return Ok(());
+    }
+    if let Some(fast) = winograd::of_geometry(g).and_then(Tiled::if_worth_it)
+        && let (Some(x), Some(dy)) = (T::as_f32(x), T::as_f32(dy))
+        && let Some(dw) = T::as_f32_mut(dw)
+    {
+        return fast.filter_grad(device, x, dy, dw);
     }
     let views = [0, 1, 2].map(|i| View::forward(&g.axes[i]));
     let planes = [g.axes[0].output, g.axes[1].output];

@@ -28,6 +28,16 @@ pub(crate) trait Number: Element + gemm::Element + PartialOrd + Add<Output = Sel
     fn plus(self, b: Self) -> Self;
     /// Runs `work` with the instructions that suit this type.
     fn run<W: Work>(work: W) -> W::Out;
+
+    /// The numbers, if they are of this type.
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    /// The numbers, if they are of this type.
+    fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
+    }
 }
 
 impl Number for f32 {
@@ -44,6 +54,12 @@ impl Number for f32 {
     #[inline]
     fn run<W: Work>(work: W) -> W::Out {
         wide::run(work)
+    }
+    fn as_f32(x: &[f32]) -> Option<&[f32]> {
+        Some(x)
+    }
+    fn as_f32_mut(x: &mut [f32]) -> Option<&mut [f32]> {
+        Some(x)
     }
 }
 

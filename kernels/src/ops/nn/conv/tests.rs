@@ -45,7 +45,7 @@ fn numbers(n: usize, seed: usize) -> Vec<f64> {
 }
 
 /// Every term of the convolution: (input, filter, output) indices.
-fn terms(g: &Geometry, mut f: impl FnMut(usize, usize, usize)) {
+pub(super) fn terms(g: &Geometry, mut f: impl FnMut(usize, usize, usize)) {
     let [z, y, x] = g.axes;
     let (take, give) = (g.filter_channels, g.group_out());
     for n in 0..g.batch {
