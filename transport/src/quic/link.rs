@@ -273,6 +273,12 @@ impl Link {
         self.crowded.load(Ordering::Relaxed)
     }
 
+    /// Sends what is left, or waits for the thread that is at it.
+    pub(super) fn settle(self: &Arc<Self>) {
+        self.flush();
+        drop(self.state.lock());
+    }
+
     /// A datagram has come for it.
     pub(super) fn datagram(&self, event: ConnectionEvent) {
         self.state.lock().datagram(event);

@@ -370,7 +370,11 @@ impl Reactor {
 
     /// Nothing is left to wait for.
     fn finish(self) {
+        let links = self.shared.all_links();
         self.shared.links.write().clear();
         self.shared.senders.close();
+        // Another thread may be at a link still, with the word that it ends.
+        links.iter().for_each(|link| link.settle());
+        self.shared.socket.close();
     }
 }

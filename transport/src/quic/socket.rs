@@ -6,6 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use actorflow_core::{Error, Result};
 use bytes::BytesMut;
+use parking_lot::RwLock;
 use quinn_proto::{EcnCodepoint, Transmit};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
@@ -25,7 +26,8 @@ const DATAGRAM: usize = 64 << 10;
 pub(super) const BATCH: usize = if BATCH_SIZE < 4 { BATCH_SIZE } else { 4 };
 
 pub(super) struct Socket {
-    io: UdpSocket,
+    /// None once it is closed: then others may have its port, whoever still holds this.
+    io: RwLock<Option<UdpSocket>>,
     state: UdpSocketState,
     pub(super) local: SocketAddr,
 }
@@ -45,17 +47,32 @@ impl Socket {
         io.set_nonblocking(true).map_err(at)?;
         let local = io.local_addr().map_err(at)?;
         let state = UdpSocketState::new(UdpSockRef::from(&io)).map_err(at)?;
-        Ok(Socket { io, state, local })
+        Ok(Socket {
+            io: RwLock::new(Some(io)),
+            state,
+            local,
+        })
+    }
+
+    /// Gives the port back. What is sent from now on is lost, and nothing comes any more.
+    pub(super) fn close(&self) {
+        *self.io.write() = None;
     }
 
     /// The same socket, to be watched.
     pub(super) fn watched(&self) -> Result<mio::net::UdpSocket> {
-        Ok(mio::net::UdpSocket::from_std(self.io.try_clone()?))
+        let io = self.io.read();
+        let io = io
+            .as_ref()
+            .ok_or_else(|| Error::unavailable("the endpoint is closed"))?;
+        Ok(mio::net::UdpSocket::from_std(io.try_clone()?))
     }
 
     /// The size of the receive buffer that the system gave, in bytes.
     pub(super) fn buffer(&self) -> usize {
-        self.state.recv_buffer_size(UdpSockRef::from(&self.io)).unwrap_or(0)
+        let io = self.io.read();
+        let size = |io| self.state.recv_buffer_size(UdpSockRef::from(io)).ok();
+        io.as_ref().and_then(size).unwrap_or(0)
     }
 
     /// Whether datagrams are never cut up on their way, so that the largest size can be searched for.
@@ -79,8 +96,10 @@ impl Socket {
             segment_size: transmit.segment_size,
             src_ip: transmit.src_ip,
         };
+        let io = self.io.read();
+        let Some(io) = io.as_ref() else { return true };
         // Other errors than a full buffer are as good as a datagram that is lost on its way.
-        !matches!(self.state.send(UdpSockRef::from(&self.io), &transmit),
+        !matches!(self.state.send(UdpSockRef::from(io), &transmit),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 }
@@ -166,11 +185,10 @@ impl Inbox {
     pub(super) fn receive(&mut self, socket: &Socket, mut each: impl FnMut(Datagram)) -> usize {
         self.refill();
         let mut slices: Vec<IoSliceMut<'_>> = self.slots.iter_mut().map(|s| IoSliceMut::new(s)).collect();
+        let io = socket.io.read();
         let received = loop {
-            match socket
-                .state
-                .recv(UdpSockRef::from(&socket.io), &mut slices, &mut self.meta)
-            {
+            let Some(io) = io.as_ref() else { break 0 };
+            match socket.state.recv(UdpSockRef::from(io), &mut slices, &mut self.meta) {
                 Ok(n) => break n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // Of an earlier datagram that nobody took; what has come since is still there.
@@ -178,6 +196,7 @@ impl Inbox {
                 Err(_) => break 0,
             }
         };
+        drop(io);
         let mut count = 0;
         for at in 0..received.min(BATCH) {
             let meta = self.meta[at];

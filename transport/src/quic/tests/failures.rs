@@ -81,6 +81,20 @@ fn a_peer_that_falls_silent_is_lost_after_the_idle_time() {
 }
 
 #[test]
+fn a_closed_endpoint_gives_its_port_back_though_it_is_still_held() {
+    let p = pair();
+    let addr = p.server.local_addr();
+    p.server.close(Duration::ZERO);
+    let identity = authority()
+        .issue(subject("task/ps/0"), Duration::from_secs(3600))
+        .unwrap();
+    let (next, _) = bind(EndpointOptions::new(addr, identity));
+    assert_eq!(next.local_addr(), addr);
+    let again = p.worker.connect(&addr.to_string(), None, soon()).unwrap();
+    assert!(again.call(Message::new(1), soon()).is_ok());
+}
+
+#[test]
 fn a_peer_that_does_not_hear_this_side_says_so_before_it_is_lost() {
     let patient = |who: &str| {
         let mut o = options(who);
