@@ -45,6 +45,8 @@ const LEAST_WINDOW: u64 = 1 << 20;
 /// The configurations that follow from an identity; replaced when it is renewed.
 pub(super) struct Setup {
     pub(super) identity: Identity,
+    /// How many certificates the endpoint has had before.
+    pub(super) turn: u64,
     client: Arc<QuicClientConfig>,
     server: Arc<QuicServerConfig>,
     loopback: Arc<TransportConfig>,
@@ -73,6 +75,7 @@ impl Setup {
         server.max_early_data_size = 0;
         Ok(Setup {
             identity,
+            turn: 0,
             client: Arc::new(QuicClientConfig::try_from(client).map_err(refused)?),
             server: Arc::new(QuicServerConfig::try_from(server).map_err(refused)?),
             loopback: Arc::new(transport(Some(loopback_window(buffer)), limits, timing)),

@@ -195,7 +195,8 @@ pub(super) fn begin(
     if shared.closing.load(Ordering::SeqCst) {
         return waiter.done(Err(Error::cancelled("the endpoint is closed")));
     }
-    let config = shared.setup.read().client(at);
+    let setup = shared.setup.read().clone();
+    let config = setup.client(at);
     let begun = {
         let mut endpoint = shared.endpoint.lock();
         if endpoint.open_connections() >= shared.limits.connections {
@@ -209,6 +210,7 @@ pub(super) fn begin(
                     let beginning = Beginning {
                         handle,
                         quic,
+                        turn: setup.turn,
                         dialed: true,
                         expect: expect.cloned(),
                         first: first.cloned(),

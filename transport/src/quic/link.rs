@@ -18,7 +18,7 @@ use super::config;
 use super::cork;
 use super::dial::Waiters;
 use super::peer::{Peer, PeerInfo, Reply};
-use super::renewal::Certificate;
+use super::renewal::{self, Certificate};
 use super::shared::{Shared, nanos};
 use super::state::{Progress, State, Up, Wish};
 use super::stripes::{self, Stripes};
@@ -57,6 +57,9 @@ pub(super) struct Link {
     info: OnceLock<Arc<PeerInfo>>,
     /// With what the peer has shown who it is.
     certificate: OnceLock<Certificate>,
+    /// The turn of the certificate that this side has shown, or of the last one with which another connection was begun in
+    /// place of this one.
+    turn: AtomicU64,
     life: AtomicU64,
     ended_at: OnceLock<Instant>,
     /// When something came last, in nanoseconds since the endpoint's origin.
@@ -101,6 +104,8 @@ const BESIDE: usize = 256;
 pub(super) struct Beginning {
     pub(super) handle: ConnectionHandle,
     pub(super) quic: Quic,
+    /// Of the certificate that this side shows.
+    pub(super) turn: u64,
     pub(super) dialed: bool,
     pub(super) expect: Option<Subject>,
     /// Beside which it is dialed for large parcels.
@@ -120,6 +125,7 @@ impl Link {
             paced: !config::is_local(addr, here),
             info: OnceLock::new(),
             certificate: OnceLock::new(),
+            turn: AtomicU64::new(beginning.turn),
             life: AtomicU64::new(YOUNG),
             ended_at: OnceLock::new(),
             heard: AtomicU64::new(nanos(shared.time(now))),
@@ -178,6 +184,12 @@ impl Link {
             self.stripes.all().iter().for_each(Link::retire);
             self.wish(Wish::Retire);
         }
+    }
+
+    /// Whether it was made, and not been replaced or tried to be, with an earlier certificate of this side than that of
+    /// `turn`; true once, to whoever does that now.
+    pub(super) fn take_turn(&self, turn: u64) -> bool {
+        self.turn.fetch_max(turn, Ordering::SeqCst) < turn
     }
 
     pub(super) fn certificate(&self) -> Option<&Certificate> {
@@ -447,6 +459,7 @@ impl Link {
                 handler.connected(peer);
                 let waiters = self.waiters.lock().take();
                 waiters.into_iter().for_each(|w| w.up(self.shared(), peer));
+                renewal::catch_up(self);
             }
             (Up::Request(..) | Up::Notice(_) | Up::Parcel(_), Some(_)) if self.fenced.load(Ordering::Relaxed) => {
                 Totals::count(&shared.totals.stale_incarnation, 1);

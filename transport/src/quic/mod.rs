@@ -219,7 +219,9 @@ impl Endpoint {
             }
             let another = old.serial() != new.serial();
             let (limits, timing) = (&self.shared.limits, &self.shared.timing);
-            *current = Arc::new(Setup::new(identity, limits, timing, self.shared.socket.buffer())?);
+            let mut setup = Setup::new(identity, limits, timing, self.shared.socket.buffer())?;
+            setup.turn = current.turn + u64::from(another);
+            *current = Arc::new(setup);
             another
         };
         renewal::end_revoked(&self.shared);

@@ -226,15 +226,14 @@ impl Reactor {
                 return None;
             }
         }
-        let config = shared
-            .setup
-            .read()
-            .server(incoming.remote_address(), incoming.local_ip());
+        let setup = shared.setup.read().clone();
+        let config = setup.server(incoming.remote_address(), incoming.local_ip());
         match endpoint.accept(incoming, now, &mut self.response, Some(config)) {
             Ok((handle, quic)) => {
                 let beginning = Beginning {
                     handle,
                     quic,
+                    turn: setup.turn,
                     dialed: false,
                     expect: None,
                     first: None,

@@ -89,11 +89,18 @@ pub(super) fn end_revoked(shared: &Shared) {
     }
 }
 
-/// Makes a new connection to every peer, and retires the present ones when it is up. To a peer that cannot be reached
-/// the present ones stay.
+/// Makes a new connection in place of one that was being made when the certificate was renewed, and is up only now.
+pub(super) fn catch_up(link: &Arc<Link>) {
+    let Some(shared) = link.shared() else { return };
+    connect_anew(&shared);
+}
+
+/// Makes a new connection to every peer that was shown an earlier certificate, and retires the present ones when it is
+/// up. To a peer that cannot be reached the present ones stay.
 pub(super) fn connect_anew(shared: &Arc<Shared>) {
+    let turn = shared.setup.read().turn;
     let mut present: BTreeMap<String, (Subject, Vec<Arc<Link>>)> = BTreeMap::new();
-    for link in shared.firsts() {
+    for link in shared.firsts().into_iter().filter(|l| l.take_turn(turn)) {
         if let Some(info) = link.info() {
             let known = present.entry(format!("{} {}", info.subject, info.incarnation));
             let subject = info.subject.clone();

@@ -256,6 +256,29 @@ fn streams_without_a_hello_are_not_read_and_end_with_the_handshakes_time() {
     assert!(t.pool.stats().peak < MIB);
 }
 
+/// A worker that has said hello and has heard the server's, of which the server knows nothing.
+async fn greet(
+    addr: SocketAddr,
+) -> (
+    quinn::Endpoint,
+    quinn::Connection,
+    (quinn::SendStream, quinn::RecvStream),
+) {
+    let tls = member("task/worker/0").client_tls(ALPN).unwrap();
+    let (endpoint, made) = intrude(addr, tls).await;
+    let connection = made.unwrap();
+    let (mut control, mut receive) = connection.open_bi().await.unwrap();
+    control.write_all(&hello("task/worker/0")).await.unwrap();
+    assert!(receive.read_chunk(usize::MAX, true).await.unwrap().is_some());
+    (endpoint, connection, (control, receive))
+}
+
+/// Something after the hello, by which the server knows that the worker has heard.
+async fn ping(control: &mut quinn::SendStream) {
+    let frame = bytes_of(Body::Ping { silence: 0 }, false);
+    control.write_all(&frame).await.unwrap();
+}
+
 #[test]
 fn a_peer_that_has_not_heard_the_hello_is_not_announced() {
     let t = Target::new();
@@ -264,19 +287,11 @@ fn a_peer_that_has_not_heard_the_hello_is_not_announced() {
         t.server.peers().iter().filter(|p| of_it(p)).count() == count
     };
     wait(async {
-        let tls = member("task/worker/0").client_tls(ALPN).unwrap();
-        let (_endpoint, made) = intrude(t.addr(), tls).await;
-        let connection = made.unwrap();
-        let (mut control, mut receive) = connection.open_bi().await.unwrap();
-        control.write_all(&hello("task/worker/0")).await.unwrap();
-        assert!(receive.read_chunk(usize::MAX, true).await.unwrap().is_some());
+        let (_endpoint, _connection, (mut control, _receive)) = greet(t.addr()).await;
         // It has heard, but how is the server to know?
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(here(0));
-        control
-            .write_all(&bytes_of(Body::Ping { silence: 0 }, false))
-            .await
-            .unwrap();
+        ping(&mut control).await;
         while !here(1) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -285,17 +300,31 @@ fn a_peer_that_has_not_heard_the_hello_is_not_announced() {
 }
 
 #[test]
+fn a_connection_that_comes_up_after_its_side_has_renewed_is_made_anew() {
+    let t = Target::new();
+    let dialed = || {
+        let links = t.server.shared.all_links();
+        let to = |l: &&Arc<link::Link>| l.dialed && l.expect == Some(subject("task/worker/0"));
+        links.iter().filter(to).count()
+    };
+    wait(async {
+        let (_endpoint, _connection, (mut control, _receive)) = greet(t.addr()).await;
+        t.server.set_identity(member("task/ps/0")).unwrap();
+        assert_eq!(dialed(), 0, "nobody is there yet");
+        ping(&mut control).await;
+        while dialed() == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+}
+
+#[test]
 fn whoever_waits_for_a_connection_that_the_peer_never_finishes_dials() {
     let t = Target::new();
     let (other, _) = bind(options("task/worker/0"));
     let (tell, told) = std::sync::mpsc::channel();
     wait(async {
-        let tls = member("task/worker/0").client_tls(ALPN).unwrap();
-        let (endpoint, made) = intrude(t.addr(), tls).await;
-        let connection = made.unwrap();
-        let (mut control, mut receive) = connection.open_bi().await.unwrap();
-        control.write_all(&hello("task/worker/0")).await.unwrap();
-        assert!(receive.read_chunk(usize::MAX, true).await.unwrap().is_some());
+        let (endpoint, connection, _streams) = greet(t.addr()).await;
         let (at, who) = (other.local_addr().to_string(), subject("task/worker/0"));
         let then: ConnectThen = Box::new(move |made| tell.send(made).unwrap());
         t.server.connect_then(&at, Some(&who), soon(), then);
