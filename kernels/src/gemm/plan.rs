@@ -31,8 +31,14 @@ const NARROW: usize = 512;
 /// with weights of 1.5 to 6 MiB; 8 gave less, 32 no more, and operands that stay in the cache did not notice.
 const AHEAD: usize = 16;
 
-/// Bytes between rows of B at which they compete for the same few sets of every cache, so that B is better packed.
+/// Bytes between rows that compete for the same few sets of every cache.
 const PAGE: usize = 4096;
+
+/// Rows of A that an unpacked B is read for often enough to be packed: on a Zen 5 core packing costs 5 % of so many.
+const OFTEN: usize = 192;
+
+/// Bytes of a row of C from which that is so; a packed row takes up a whole panel of B.
+const BROAD: usize = 256;
 
 /// Least steps of the inner dimension with which it is worth asking for the next operands: every pause costs a little, up to
 /// 10 % of a tile of 32 steps.
@@ -82,7 +88,7 @@ pub(super) struct Plan {
     /// Columns of a block of B, a multiple of the panel.
     pub(super) nc: usize,
     /// Columns of a block of B that a group of copied rows of A meets at a time, a multiple of the panel: those that stay in
-    /// the second-level cache. On a Zen 4 core 1 to 2 % more for the gradients of weights.
+    /// the second-level cache. On Zen 4 and Zen 5 cores 1 to 2 % more for the gradients of weights.
     pub(super) narrow: usize,
     /// Whether B is packed into panels; needed unless its columns are adjacent.
     pub(super) pack_b: bool,
@@ -146,11 +152,16 @@ pub(super) fn layout<T>(p: &Product<T>, lanes: usize) -> Plan {
     let size = size_of::<T>();
     let passes = p.k.div_ceil(DEPTH / size).max(1);
     // Rows a page apart cost more than packing as soon as B is read twice, and if the inner dimension is short (so
-    // that a block fits the cache all the same) when it is read often. Other layouts were as fast unpacked as packed
-    // for 256 rows of A and more, and up to 30 % faster for fewer.
-    let rows_collide = (p.b_row.wrapping_mul(size)).is_multiple_of(PAGE);
-    let often = p.m >= 192 || (p.m >= 16 && p.k >= 256);
-    let pack_b = p.b_col != 1 || (rows_collide && often);
+    // that a block fits the cache all the same) when it is read often.
+    let row = p.b_row.wrapping_mul(size);
+    let rows_collide = row.is_multiple_of(PAGE);
+    let often = p.m >= OFTEN || (p.m >= 16 && p.k >= 256);
+    // So do rows half a page apart, or another part of it, that a set of the first-level cache has no ways for: unpacked,
+    // 1000 × 512 × 784 had 14 % less on a Zen 5 core, 784 × 512 × 64 15 % and 2048 × 512 × 2048 27 %; on a Zen 4 core, which
+    // takes twice the time for the same multiply-adds, nothing. Other layouts are as fast unpacked for many rows, and up
+    // to 30 % faster for few.
+    let crowded = p.k.saturating_mul(period(row)) / PAGE > super::simd::first_level_ways();
+    let pack_b = p.b_col != 1 || (rows_collide && often) || (crowded && p.m >= OFTEN && p.n * size >= BROAD);
     // A step of the inner dimension takes one line of such an A, far from the next one. Copies are read as one stream for
     // every panel of B: 2 to 7 % more where there are panels and steps enough, else nothing or a loss.
     let pack_a = p.m >= 12 && p.a_row == 1 && p.a_col != 1 && p.n * size >= 512 && p.k * size >= 1024;
@@ -158,7 +169,7 @@ pub(super) fn layout<T>(p: &Product<T>, lanes: usize) -> Plan {
     Plan {
         kc: p.k.div_ceil(passes).max(1).next_multiple_of(8),
         nc: (width / size).next_multiple_of(2 * lanes),
-        narrow: (if pack_b { width } else { NARROW } / size).next_multiple_of(2 * lanes),
+        narrow: (NARROW / size).next_multiple_of(2 * lanes),
         pack_b,
         pack_a,
         ahead: AHEAD,
@@ -168,6 +179,11 @@ pub(super) fn layout<T>(p: &Product<T>, lanes: usize) -> Plan {
             usize::MAX
         },
     }
+}
+
+/// Bytes from one place in a page that rows so far apart begin at to the next.
+fn period(row: usize) -> usize {
+    PAGE.min(1 << row.trailing_zeros().min(PAGE.trailing_zeros()))
 }
 
 /// Estimated cycles of a product in the orientation given, on one thread.
