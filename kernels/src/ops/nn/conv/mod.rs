@@ -5,7 +5,7 @@
 //! - `convolve`: forward and with respect to the input, by matrix products over tiles of lines
 //! - `direct`: the same where there are many images, without writing patches
 //! - `filter_grad`: with respect to the filter
-//! - `winograd`, `transforms`: all three by minimal filtering, where there are many channels and pixels
+//! - `winograd`: all three by minimal filtering, where there are many channels and pixels
 //! - `depthwise`: every channel by itself, without matrices
 //! - the other files define the operations
 
@@ -23,5 +23,4 @@ pub mod padded;
 mod patches;
 #[cfg(test)]
 pub(crate) mod tests;
-mod transforms;
 mod winograd;

@@ -15,6 +15,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use actorflow_core::Tensor;
 use actorflow_core::error::Result;
 use actorflow_core::kernel::Device;
 use actorflow_core::parallel::Serial;
@@ -22,13 +23,12 @@ use actorflow_core::parallel::Serial;
 use super::geometry::Geometry;
 use super::number::{Failure, refused, room, writable};
 use super::patches::View;
-use super::transforms::{Back, Collect, Filter, POINTS, SEEN, Scatter, See, WIDTH};
 use crate::gemm::{Epilogue, Mat, MatMut, Offsets, gemm_batched};
 use crate::spread;
 use crate::wide;
 
-/// Channels are multiples of this: whole vectors, and enough to multiply.
-const LANES: usize = WIDTH;
+mod transforms;
+use transforms::{Are, Back, Collect, Filter, Line, NONE, POINTS, Places, SEEN, Tiles, WIDTH};
 
 /// Multiply-adds of the direct sum from which it is worth it.
 const WORTH: f64 = 6.4e7;
@@ -46,8 +46,18 @@ const LARGE: usize = 512 << 10;
 /// Numbers of a transformed filter, which is four times as large as one of 3 × 3, at most: 64 MiB.
 const MOST: usize = 16 << 20;
 
-/// Tiles to a block: at least a strip of rows of the products, at most so many as read a large filter often enough.
-const TILES: Range<usize> = 12..96;
+/// Rows of a strip of the products, as high as the microkernel takes them: blocks consist of whole ones as far as they can.
+const STRIP: usize = 12;
+
+/// Tiles to a block: at least a strip, at most so many as read a large filter often enough.
+const TILES: Range<usize> = STRIP..96;
+
+/// Tiles of a chunk of images, at least, if there are enough for every thread: several blocks, so that the last one, whose
+/// strips are lower, does not count for much.
+const CHUNK: usize = 192;
+
+/// Chunks for each thread, at least, so that they are done at about the same time.
+const CHUNKS: usize = 4;
 
 /// Spans of images whose sums for the filter's gradient are computed apart, at most, and the numbers that they take.
 const SPANS: usize = 16;
@@ -59,7 +69,7 @@ const MARGIN: f64 = 0.8;
 /// Numbers from the beginning of a matrix of so many to that of the next: the first lines of [`POINTS`] of them lie in different
 /// sets of a cache, since what is transformed is written to, or read from, all of them at once.
 fn apart(len: usize) -> usize {
-    len | LANES
+    len | WIDTH
 }
 
 fn is_on() -> bool {
@@ -82,6 +92,12 @@ pub(super) struct Tiled {
     window: usize,
 }
 
+/// The pixels of the tiles of an image, in the source and in the output; none beyond the edges.
+struct Lists {
+    seen: [Vec<Line>; 2],
+    written: [Vec<Line>; 2],
+}
+
 impl Tiled {
     /// The convolution whose outputs see a source in this way, if it is one of those that can be computed so.
     pub(super) fn of(batch: usize, [z, y, x]: [&View; 3], channels: usize, out_channels: usize) -> Option<Tiled> {
@@ -92,12 +108,15 @@ impl Tiled {
             v.first == 0 && v.every == 1 && v.step == 1 && adjacent
         };
         let window = y.taps.len();
-        let whole = |n: usize| n > 0 && n.is_multiple_of(LANES);
+        let whole = |n: usize| n > 0 && n.is_multiple_of(WIDTH);
         let fits = flat
             && [y, x]
                 .into_iter()
                 .all(|v| dense(v) && v.taps.len() == window && v.count > 0)
             && matches!(window, 3 | 5)
+            && [y.source * x.source, y.count * x.count]
+                .into_iter()
+                .all(|pixels| pixels < NONE as usize)
             && whole(channels)
             && whole(out_channels);
         fits.then(|| Tiled {
@@ -146,57 +165,69 @@ impl Tiled {
         POINTS * self.apart()
     }
 
-    /// The blocks that so many tiles are cut into, nearly equal ones.
+    /// The blocks that so many tiles are cut into: of whole strips, but for the last, which is half as large as the others to
+    /// half as large again.
     fn blocks(&self, tiles: usize) -> impl Iterator<Item = Range<usize>> {
         let each = POINTS * (self.channels + self.out_channels) * size_of::<f32>();
         let most = match self.filter() * size_of::<f32>() > LARGE {
             true => TILES.end,
-            false => (ROOM / each).clamp(TILES.start, TILES.end),
+            false => (ROOM / each).clamp(TILES.start, TILES.end) / STRIP * STRIP,
         };
-        let count = tiles.div_ceil(most).max(1);
-        (0..count).map(move |i| i * tiles / count..(i + 1) * tiles / count)
+        let count = ((tiles + most / 2) / most).max(1);
+        (0..count).map(move |i| i * most..if i + 1 < count { (i + 1) * most } else { tiles })
     }
 
-    /// Images to a chunk.
-    fn images(&self) -> usize {
-        TILES.end.div_ceil(2 * self.tiles()).max(1)
+    /// Images to a chunk for so many threads. No tile's results depend on the others'.
+    fn images(&self, threads: usize) -> usize {
+        let most = CHUNK.div_ceil(self.tiles());
+        (self.batch / (CHUNKS * threads)).clamp(1, most)
     }
 
-    /// The pixels that each tile sees, in the source: where they are, or that they lie outside.
-    fn seen(&self, tiles: Range<usize>) -> Vec<[Option<usize>; POINTS]> {
-        let side = self.side();
-        let pixels = |from: [isize; 2], extents: [usize; 2], image: usize| {
-            let inside = |axis: usize, i: usize| {
-                let at = usize::try_from(from[axis] + i as isize).ok();
-                at.filter(|at| *at < extents[axis])
+    /// The pixels of the tiles of an image of these extents, so many from each one's corner on, which lies at that of its
+    /// output and this offset.
+    fn lines(&self, extents: [usize; 2], count: usize, offset: [isize; 2]) -> [Vec<Line>; 2] {
+        [(0, extents[1]), (1, 1)].map(|(axis, step)| {
+            let of = |tile: usize| {
+                std::array::from_fn(|i| {
+                    let at = usize::try_from((tile * self.side() + i) as isize + offset[axis]).ok();
+                    let inside = at.filter(|at| i < count && *at < extents[axis]);
+                    inside.map_or(NONE, |at| (at * step) as u32)
+                })
             };
-            std::array::from_fn(|p| {
-                let (y, x) = (inside(0, p / SEEN)?, inside(1, p % SEEN)?);
-                Some((image * extents[0] + y) * extents[1] + x)
-            })
-        };
-        let of = |t: usize| {
-            let (image, t) = (t / self.tiles(), t % self.tiles());
-            let corner = [t / self.along(1) * side, t % self.along(1) * side];
-            let from = [0, 1].map(|a| corner[a] as isize + self.offset[a]);
-            pixels(from, self.source, image)
-        };
-        tiles.map(of).collect()
+            (0..self.along(axis)).map(of).collect()
+        })
     }
 
-    /// The pixels of each tile in the output, the first `m` of each row of [`SEEN`]; none beyond its edge.
-    fn written(&self, tiles: Range<usize>) -> Vec<[Option<usize>; POINTS]> {
-        let (side, [oy, ox]) = (self.side(), self.output);
-        let of = |t: usize| {
-            let (image, t) = (t / self.tiles(), t % self.tiles());
-            let (y0, x0) = (t / self.along(1) * side, t % self.along(1) * side);
-            std::array::from_fn(|p| {
-                let (i, j) = (p / SEEN, p % SEEN);
-                let inside = i < side && j < side && y0 + i < oy && x0 + j < ox;
-                inside.then(|| (image * oy + y0 + i) * ox + x0 + j)
-            })
-        };
-        tiles.map(of).collect()
+    fn lists(&self) -> Lists {
+        Lists {
+            seen: self.lines(self.source, SEEN, self.offset),
+            written: self.lines(self.output, self.side(), [0, 0]),
+        }
+    }
+
+    /// What tiles see.
+    fn sees<'a>(&self, lists: &'a Lists, tiles: Range<usize>) -> Places<'a> {
+        Places {
+            lines: &lists.seen,
+            image: self.source[0] * self.source[1],
+            tiles,
+        }
+    }
+
+    /// Where tiles are.
+    fn writes<'a>(&self, lists: &'a Lists, tiles: Range<usize>) -> Places<'a> {
+        Places {
+            lines: &lists.written,
+            image: self.output[0] * self.output[1],
+            tiles,
+        }
+    }
+
+    /// Room for what the channels and the output's channels of the tiles of a block become, if there are so many tiles in all.
+    fn rooms(&self, device: &dyn Device, tiles: usize) -> Result<[Tensor; 2]> {
+        let most = self.blocks(tiles).map(|b| b.len()).max().unwrap_or(0);
+        let room = |channels: usize| room::<f32>(device, [POINTS * apart(most * channels)]);
+        Ok([room(self.channels)?, room(self.out_channels)?])
     }
 
     /// Computes the outputs.
@@ -222,13 +253,13 @@ impl Tiled {
             apart: self.apart(),
         });
         let filter = &*filter;
-        let per = self.images();
+        let per = self.images(device.parallel().threads());
         let image = self.source[0] * self.source[1] * c;
         let size = self.output[0] * self.output[1] * o;
-        let failure = Failure::default();
+        let (lists, failure) = (self.lists(), Failure::default());
         spread::chunks(device.parallel(), out, per * size, |i, out| {
             let source = &source[i * per * image..];
-            failure.note(self.some(device, source, filter, epilogue, out));
+            failure.note(self.some(device, &lists, source, filter, epilogue, out));
         });
         failure.result()
     }
@@ -237,6 +268,7 @@ impl Tiled {
     fn some(
         &self,
         device: &dyn Device,
+        lists: &Lists,
         source: &[f32],
         filter: &[f32],
         epilogue: Epilogue<'_, f32>,
@@ -245,18 +277,15 @@ impl Tiled {
         let (c, o) = (self.channels, self.out_channels);
         let images = out.len() / (self.output[0] * self.output[1] * o);
         let tiles = images * self.tiles();
-        let most = self.blocks(tiles).map(|b| b.len()).max().unwrap_or(0);
-        let (mut seen, mut products) = (
-            room::<f32>(device, [POINTS * apart(most * c)])?,
-            room::<f32>(device, [POINTS * apart(most * o)])?,
-        );
+        let [mut seen, mut products] = self.rooms(device, tiles)?;
         let (seen, products) = (writable::<f32>(&mut seen)?, writable::<f32>(&mut products)?);
         for block in self.blocks(tiles) {
             let n = block.len();
-            wide::run(See {
+            wide::run(Tiles {
                 source,
                 channels: c,
-                pixels: &self.seen(block.clone()),
+                places: self.sees(lists, block.clone()),
+                are: Are::Seen,
                 out: &mut *seen,
                 each: apart(n * c),
             });
@@ -279,7 +308,7 @@ impl Tiled {
                 each: apart(n * o),
                 channels: o,
                 side: self.side(),
-                pixels: &self.written(block),
+                places: self.writes(lists, block),
                 bias: epilogue.bias,
                 relu: epilogue.relu,
                 out: &mut *out,
@@ -300,11 +329,11 @@ impl Tiled {
         let mut all = room::<f32>(device, [spans * len])?;
         let all = writable::<f32>(&mut all)?;
         let (image, size) = (self.source[0] * self.source[1] * c, self.output[0] * self.output[1] * o);
-        let failure = Failure::default();
+        let (lists, failure) = (self.lists(), Failure::default());
         spread::chunks(device.parallel(), all, len, |i, sums| {
             let images = i * per..((i + 1) * per).min(self.batch);
             let (x, dy) = (&x[images.start * image..], &dy[images.start * size..]);
-            failure.note(self.sums(device, x, dy, images.len(), sums));
+            failure.note(self.sums(device, &lists, x, dy, images.len(), sums));
         });
         failure.result()?;
         let (first, others) = all.split_at_mut(len);
@@ -326,30 +355,35 @@ impl Tiled {
     }
 
     /// The sums over the tiles of some images.
-    fn sums(&self, device: &dyn Device, x: &[f32], dy: &[f32], images: usize, sums: &mut [f32]) -> Result<()> {
+    fn sums(
+        &self,
+        device: &dyn Device,
+        lists: &Lists,
+        x: &[f32],
+        dy: &[f32],
+        images: usize,
+        sums: &mut [f32],
+    ) -> Result<()> {
         let (c, o) = (self.channels, self.out_channels);
         let tiles = images * self.tiles();
-        let most = self.blocks(tiles).map(|b| b.len()).max().unwrap_or(0);
-        let (mut seen, mut given) = (
-            room::<f32>(device, [POINTS * apart(most * c)])?,
-            room::<f32>(device, [POINTS * apart(most * o)])?,
-        );
+        let [mut seen, mut given] = self.rooms(device, tiles)?;
         let (seen, given) = (writable::<f32>(&mut seen)?, writable::<f32>(&mut given)?);
         let mut beta = 0.0;
         for block in self.blocks(tiles) {
             let n = block.len();
-            wide::run(See {
+            wide::run(Tiles {
                 source: x,
                 channels: c,
-                pixels: &self.seen(block.clone()),
+                places: self.sees(lists, block.clone()),
+                are: Are::Seen,
                 out: &mut *seen,
                 each: apart(n * c),
             });
-            wide::run(Scatter {
+            wide::run(Tiles {
                 source: dy,
                 channels: o,
-                side: self.side(),
-                pixels: &self.written(block),
+                places: self.writes(lists, block),
+                are: Are::Gradients(self.side()),
                 out: &mut *given,
                 each: apart(n * o),
             });

@@ -1,7 +1,9 @@
-//! The transformations of [`winograd`](super::winograd): of what tiles see, of filters, of products and of gradients.
+//! The transformations of minimal filtering: of what tiles see, of filters, of products and of gradients.
 //!
 //! All of them are made of one-dimensional ones, first along the rows and then along the columns, of some channels at a time.
 #![forbid(unsafe_code)]
+
+use std::ops::Range;
 
 use crate::math::madd::Madd;
 use crate::wide::Work;
@@ -62,26 +64,38 @@ fn rows<'a, T: Transform, M: Madd>(d: &mut Tile, from: impl Fn(usize) -> &'a [f3
     }
 }
 
-/// Transforms the columns of a tile; `to` is told where a number of each channel belongs, and what it is.
+/// Where transformed tiles are written to. (Compilers leave a closure that is called so often out of line.)
+trait Put {
+    /// Number `p` of the tile, of each of some channels.
+    fn put(&mut self, p: usize, x: &Lane);
+}
+
+/// Transforms the columns of a tile.
 #[inline(always)]
-fn columns<T: Transform, M: Madd>(d: &Tile, mut to: impl FnMut(usize, &Lane)) {
+fn columns<T: Transform, M: Madd>(d: &Tile, to: &mut impl Put) {
     for j in 0..T::COLUMNS {
         let y = line::<T, M>([&d[0][j], &d[1][j], &d[2][j], &d[3][j], &d[4][j], &d[5][j]]);
-        to(j, &y[0]);
-        to(j + SEEN, &y[1]);
-        to(j + 2 * SEEN, &y[2]);
-        to(j + 3 * SEEN, &y[3]);
-        to(j + 4 * SEEN, &y[4]);
-        to(j + 5 * SEEN, &y[5]);
+        to.put(j, &y[0]);
+        to.put(j + SEEN, &y[1]);
+        to.put(j + 2 * SEEN, &y[2]);
+        to.put(j + 3 * SEEN, &y[3]);
+        to.put(j + 4 * SEEN, &y[4]);
+        to.put(j + 5 * SEEN, &y[5]);
     }
 }
 
-/// The channels of a pixel from `from` on, or zeros where there is none.
-#[inline(always)]
-fn at(source: &[f32], channels: usize, pixel: Option<usize>, from: usize) -> &[f32] {
-    match pixel {
-        Some(pixel) => &source[pixel * channels + from..][..WIDTH],
-        None => &[0.0; WIDTH],
+/// To the matrices of the points: the first number of the tile's channels in the first one.
+struct Points<'a> {
+    out: &'a mut [f32],
+    at: usize,
+    /// Numbers from one point's matrix to the next.
+    each: usize,
+}
+
+impl Put for Points<'_> {
+    #[inline(always)]
+    fn put(&mut self, p: usize, x: &Lane) {
+        self.out[p * self.each + self.at..][..WIDTH].copy_from_slice(x);
     }
 }
 
@@ -194,64 +208,106 @@ impl<const WINDOW: usize> Transform for Gt<WINDOW> {
     }
 }
 
-/// Pixels of tiles, as [`Tiled`](super::winograd::Tiled) lists them.
-type Pixels = [Option<usize>; POINTS];
+/// Pixels of a tile along an axis, in elements of an image with one channel; [`NONE`] outside.
+pub(super) type Line = [u32; SEEN];
 
-/// Writes channels of what a pixel has become into the matrix of its point.
-#[inline(always)]
-fn put(out: &mut [f32], at: usize, x: &Lane) {
-    out[at..][..WIDTH].copy_from_slice(x);
+/// Where there is no pixel: no image has so many.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Where the pixels of a tile are.
+#[derive(Clone, Copy)]
+struct Pixels<'a> {
+    /// The first one of the image.
+    first: usize,
+    rows: &'a Line,
+    columns: &'a Line,
 }
 
-/// Of each tile what it sees, transformed: `[POINTS, tiles, channels]`.
-pub(super) struct See<'a> {
+impl Pixels<'_> {
+    /// Pixel `p` of the tile, if there is one.
+    #[inline(always)]
+    fn at(&self, p: usize) -> Option<usize> {
+        let (y, x) = (self.rows[p / SEEN], self.columns[p % SEEN]);
+        (y != NONE && x != NONE).then(|| self.first + y as usize + x as usize)
+    }
+}
+
+/// Some tiles of a batch of images, all of which have theirs in the same places.
+pub(super) struct Places<'a> {
+    /// The pixels of the tiles below one another, each of them the first of its row, and of those side by side.
+    pub(super) lines: &'a [Vec<Line>; 2],
+    /// Pixels of an image.
+    pub(super) image: usize,
+    /// Those of all images one after the other.
+    pub(super) tiles: Range<usize>,
+}
+
+impl Places<'_> {
+    /// Each tile's number among these, and its pixels.
+    #[inline(always)]
+    fn each(&self) -> impl Iterator<Item = (usize, Pixels<'_>)> {
+        let [down, across] = self.lines;
+        let of = |t: usize| {
+            let (t, x) = (t / across.len(), t % across.len());
+            Pixels {
+                first: t / down.len() * self.image,
+                rows: &down[t % down.len()],
+                columns: &across[x],
+            }
+        };
+        self.tiles.clone().map(of).enumerate()
+    }
+}
+
+/// What tiles are transformed as.
+#[derive(Clone, Copy)]
+pub(super) enum Are {
+    /// What they see.
+    Seen,
+    /// Gradients of tiles of so many rows.
+    Gradients(usize),
+}
+
+/// Tiles of a source, transformed: `[POINTS, tiles, channels]`.
+pub(super) struct Tiles<'a> {
     pub(super) source: &'a [f32],
     pub(super) channels: usize,
-    pub(super) pixels: &'a [Pixels],
+    pub(super) places: Places<'a>,
+    pub(super) are: Are,
     pub(super) out: &'a mut [f32],
     /// Numbers from one point's matrix to the next.
     pub(super) each: usize,
 }
 
-/// Tiles transformed by `T`.
-#[inline(always)]
-fn tiles<T: Transform, M: Madd>(source: &[f32], channels: usize, pixels: &[Pixels], out: &mut [f32], each: usize) {
-    let mut d = EMPTY;
-    for (t, pixels) in pixels.iter().enumerate() {
-        for c in (0..channels).step_by(WIDTH) {
-            rows::<T, M>(&mut d, |p| at(source, channels, pixels[p], c));
-            columns::<T, M>(&d, |p, x| put(out, p * each + t * channels + c, x));
+impl Tiles<'_> {
+    #[inline(always)]
+    fn of<T: Transform, M: Madd>(self) {
+        let (channels, mut d) = (self.channels, EMPTY);
+        for (t, pixels) in self.places.each() {
+            for c in (0..channels).step_by(WIDTH) {
+                rows::<T, M>(&mut d, |p| match pixels.at(p) {
+                    Some(pixel) => &self.source[pixel * channels + c..][..WIDTH],
+                    None => &[0.0; WIDTH],
+                });
+                let mut to = Points {
+                    out: &mut *self.out,
+                    at: t * channels + c,
+                    each: self.each,
+                };
+                columns::<T, M>(&d, &mut to);
+            }
         }
     }
 }
 
-impl Work for See<'_> {
+impl Work for Tiles<'_> {
     type Out = ();
     #[inline(always)]
     fn run<M: Madd>(self) {
-        tiles::<B, M>(self.source, self.channels, self.pixels, self.out, self.each);
-    }
-}
-
-/// Of each tile its gradient, transformed: `[POINTS, tiles, channels]`.
-pub(super) struct Scatter<'a> {
-    pub(super) source: &'a [f32],
-    pub(super) channels: usize,
-    /// Rows of a tile.
-    pub(super) side: usize,
-    pub(super) pixels: &'a [Pixels],
-    pub(super) out: &'a mut [f32],
-    /// Numbers from one point's matrix to the next.
-    pub(super) each: usize,
-}
-
-impl Work for Scatter<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<M: Madd>(self) {
-        match self.side {
-            2 => tiles::<A<2>, M>(self.source, self.channels, self.pixels, self.out, self.each),
-            _ => tiles::<A<4>, M>(self.source, self.channels, self.pixels, self.out, self.each),
+        match self.are {
+            Are::Seen => self.of::<B, M>(),
+            Are::Gradients(2) => self.of::<A<2>, M>(),
+            Are::Gradients(_) => self.of::<A<4>, M>(),
         }
     }
 }
@@ -272,12 +328,16 @@ impl Filter<'_> {
     fn of<T: Transform, M: Madd>(self) {
         let mut d = EMPTY;
         for c in (0..self.each).step_by(WIDTH) {
-            rows::<T, M>(&mut d, |p| {
-                let (i, j) = (p / SEEN, p % SEEN);
-                let tap = (j < self.window).then_some(i * self.window + j);
-                at(self.weights, self.each, tap, c)
+            rows::<T, M>(&mut d, |p| match (p / SEEN, p % SEEN) {
+                (i, j) if j < self.window => &self.weights[(i * self.window + j) * self.each + c..][..WIDTH],
+                _ => &[0.0; WIDTH],
             });
-            columns::<T, M>(&d, |p, x| put(self.out, p * self.apart + c, x));
+            let mut to = Points {
+                out: &mut *self.out,
+                at: c,
+                each: self.apart,
+            };
+            columns::<T, M>(&d, &mut to);
         }
     }
 }
@@ -289,6 +349,25 @@ impl Work for Filter<'_> {
         match self.window {
             5 => self.of::<G<5>, M>(),
             _ => self.of::<G<3>, M>(),
+        }
+    }
+}
+
+/// To the taps of a filter.
+struct Taps<'a> {
+    out: &'a mut [f32],
+    at: usize,
+    window: usize,
+    /// Numbers of a tap.
+    each: usize,
+}
+
+impl Put for Taps<'_> {
+    #[inline(always)]
+    fn put(&mut self, p: usize, x: &Lane) {
+        let (i, j) = (p / SEEN, p % SEEN);
+        if i < self.window {
+            self.out[(i * self.window + j) * self.each + self.at..][..WIDTH].copy_from_slice(x);
         }
     }
 }
@@ -309,13 +388,14 @@ impl Back<'_> {
     fn of<T: Transform, M: Madd>(self) {
         let mut d = EMPTY;
         for c in (0..self.each).step_by(WIDTH) {
-            rows::<T, M>(&mut d, |p| at(self.sums, self.apart, Some(p), c));
-            columns::<T, M>(&d, |p, x| {
-                let (i, j) = (p / SEEN, p % SEEN);
-                if i < self.window {
-                    put(self.out, (i * self.window + j) * self.each + c, x);
-                }
-            });
+            rows::<T, M>(&mut d, |p| &self.sums[p * self.apart + c..][..WIDTH]);
+            let mut to = Taps {
+                out: &mut *self.out,
+                at: c,
+                window: self.window,
+                each: self.each,
+            };
+            columns::<T, M>(&d, &mut to);
         }
     }
 }
@@ -331,6 +411,30 @@ impl Work for Back<'_> {
     }
 }
 
+/// To the pixels of an output, at last.
+struct Output<'a> {
+    out: &'a mut [f32],
+    at: usize,
+    pixels: Pixels<'a>,
+    channels: usize,
+    bias: Lane,
+    /// What is less becomes this; NaN stays, as in `Relu`.
+    least: f32,
+}
+
+impl Put for Output<'_> {
+    #[inline(always)]
+    fn put(&mut self, p: usize, x: &Lane) {
+        let Some(pixel) = self.pixels.at(p) else { return };
+        let mut y = [0.0; WIDTH];
+        for l in 0..WIDTH {
+            let sum = x[l] + self.bias[l];
+            y[l] = if sum < self.least { self.least } else { sum };
+        }
+        self.out[pixel * self.channels + self.at..][..WIDTH].copy_from_slice(&y);
+    }
+}
+
 /// Products `[POINTS, tiles, channels]` as the tiles of an output.
 pub(super) struct Collect<'a> {
     pub(super) products: &'a [f32],
@@ -339,7 +443,7 @@ pub(super) struct Collect<'a> {
     pub(super) channels: usize,
     /// Rows of a tile.
     pub(super) side: usize,
-    pub(super) pixels: &'a [Pixels],
+    pub(super) places: Places<'a>,
     pub(super) bias: Option<&'a [f32]>,
     pub(super) relu: bool,
     pub(super) out: &'a mut [f32],
@@ -348,25 +452,23 @@ pub(super) struct Collect<'a> {
 impl Collect<'_> {
     #[inline(always)]
     fn of<T: Transform, M: Madd>(self) {
-        let (mut d, mut bias) = (EMPTY, [0.0; WIDTH]);
-        // As `Relu`: NaN stays.
-        let least = if self.relu { 0.0 } else { f32::NEG_INFINITY };
-        for (t, pixels) in self.pixels.iter().enumerate() {
-            for c in (0..self.channels).step_by(WIDTH) {
-                let from = t * self.channels + c;
+        let (channels, mut d, mut bias) = (self.channels, EMPTY, [0.0; WIDTH]);
+        for (t, pixels) in self.places.each() {
+            for c in (0..channels).step_by(WIDTH) {
+                let from = t * channels + c;
                 rows::<T, M>(&mut d, |p| &self.products[p * self.each + from..][..WIDTH]);
                 if let Some(b) = self.bias {
                     bias.copy_from_slice(&b[c..][..WIDTH]);
                 }
-                columns::<T, M>(&d, |p, x| {
-                    let Some(pixel) = pixels[p] else { return };
-                    let mut y = [0.0; WIDTH];
-                    for l in 0..WIDTH {
-                        let sum = x[l] + bias[l];
-                        y[l] = if sum < least { least } else { sum };
-                    }
-                    put(self.out, pixel * self.channels + c, &y);
-                });
+                let mut to = Output {
+                    out: &mut *self.out,
+                    at: c,
+                    pixels,
+                    channels,
+                    bias,
+                    least: if self.relu { 0.0 } else { f32::NEG_INFINITY },
+                };
+                columns::<T, M>(&d, &mut to);
             }
         }
     }
