@@ -82,7 +82,7 @@ pub(super) fn filter_grad<T: Number>(device: &dyn Device, g: &Geometry, x: &[T],
         dw.fill(T::ZERO);
         return Ok(());
     }
-    if let Some(fast) = winograd::of_geometry(g).and_then(Tiled::if_worth_it)
+    if let Some(fast) = winograd::of_geometry(g).and_then(Tiled::if_worth_summing)
         && let (Some(x), Some(dy)) = (T::as_f32(x), T::as_f32(dy))
         && let Some(dw) = T::as_f32_mut(dw)
     {

@@ -31,9 +31,13 @@ mod transforms;
 use transforms::{Are, Back, Collect, Filter, Line, NONE, POINTS, Places, SEEN, Tiles, WIDTH};
 
 /// Multiply-adds of the direct sum from which it is worth it.
-const WORTH: f64 = 6.4e7;
+const WORTH: f64 = 8e6;
 
-/// What it costs to transform a channel of a tile, as multiply-adds: some 280 cycles for 16 channels on a Zen 4 core.
+/// The same for gradients of filters, which are cut into pieces between images only.
+const WORTH_SUMMING: f64 = 6.4e7;
+
+/// What it costs to transform a channel of a tile, or a filter of one channel, as multiply-adds: some 280 cycles for 16 of them
+/// on a Zen 4 core.
 const BESIDE: f64 = 300.0;
 
 /// Bytes of transformed pixels that a block of tiles takes: they should stay in a second-level cache of 1 MiB, beside the
@@ -98,6 +102,16 @@ struct Lists {
     written: [Vec<Line>; 2],
 }
 
+/// Tiles that one thread computes.
+struct Piece<'a> {
+    /// The first image.
+    image: usize,
+    /// Tiles, counted from that image on.
+    tiles: Range<usize>,
+    /// Their pixels.
+    out: &'a mut [f32],
+}
+
 impl Tiled {
     /// The convolution whose outputs see a source in this way, if it is one of those that can be computed so.
     pub(super) fn of(batch: usize, [z, y, x]: [&View; 3], channels: usize, out_channels: usize) -> Option<Tiled> {
@@ -132,12 +146,22 @@ impl Tiled {
 
     /// Itself, if it is faster than the direct sum. That depends on the extents alone, and so does the result.
     pub(super) fn if_worth_it(self) -> Option<Tiled> {
+        self.if_worth(WORTH)
+    }
+
+    /// The same for the gradient of the filter.
+    pub(super) fn if_worth_summing(self) -> Option<Tiled> {
+        self.if_worth(WORTH_SUMMING)
+    }
+
+    fn if_worth(self, least: f64) -> Option<Tiled> {
         let pixels = (self.batch * self.output[0] * self.output[1]) as f64;
         let direct = pixels * (self.window * self.window) as f64;
         let (c, o) = (self.channels as f64, self.out_channels as f64);
-        let here = (self.batch * self.tiles()) as f64 * (POINTS as f64 * c * o + BESIDE * (c + o));
+        let tiles = (self.batch * self.tiles()) as f64;
+        let here = tiles * (POINTS as f64 * c * o + BESIDE * (c + o)) + BESIDE * c * o;
         let small = self.filter() <= MOST;
-        (is_on() && small && direct * c * o >= WORTH && here < MARGIN * direct * c * o).then_some(self)
+        (is_on() && small && direct * c * o >= least && here < MARGIN * direct * c * o).then_some(self)
     }
 
     /// Rows of a tile.
@@ -175,12 +199,6 @@ impl Tiled {
         };
         let count = ((tiles + most / 2) / most).max(1);
         (0..count).map(move |i| i * most..if i + 1 < count { (i + 1) * most } else { tiles })
-    }
-
-    /// Images to a chunk for so many threads. No tile's results depend on the others'.
-    fn images(&self, threads: usize) -> usize {
-        let most = CHUNK.div_ceil(self.tiles());
-        (self.batch / (CHUNKS * threads)).clamp(1, most)
     }
 
     /// The pixels of the tiles of an image of these extents, so many from each one's corner on, which lies at that of its
@@ -253,18 +271,46 @@ impl Tiled {
             apart: self.apart(),
         });
         let filter = &*filter;
-        let per = self.images(device.parallel().threads());
-        let image = self.source[0] * self.source[1] * c;
-        let size = self.output[0] * self.output[1] * o;
         let (lists, failure) = (self.lists(), Failure::default());
-        spread::chunks(device.parallel(), out, per * size, |i, out| {
-            let source = &source[i * per * image..];
-            failure.note(self.some(device, &lists, source, filter, epilogue, out));
+        let mut pieces = self.pieces(device.parallel().threads(), out);
+        spread::chunks(device.parallel(), &mut pieces, 1, |_, pieces| {
+            for piece in pieces {
+                failure.note(self.some(device, &lists, source, filter, epilogue, piece));
+            }
         });
         failure.result()
     }
 
-    /// The outputs of the first images of a source, as many as `out` holds.
+    /// The output in pieces for so many threads: some images each, or bands of one where there are few. No tile's results
+    /// depend on the others'.
+    fn pieces<'a>(&self, threads: usize, out: &'a mut [f32]) -> Vec<Piece<'a>> {
+        let (row, size) = (
+            self.output[1] * self.out_channels,
+            self.output[0] * self.output[1] * self.out_channels,
+        );
+        if self.batch >= CHUNKS * threads || self.batch.is_multiple_of(threads) {
+            let images = (self.batch / (CHUNKS * threads)).clamp(1, CHUNK.div_ceil(self.tiles()));
+            let some = |(i, out): (usize, &'a mut [f32])| Piece {
+                image: i * images,
+                tiles: 0..out.len() / size * self.tiles(),
+                out,
+            };
+            return out.chunks_mut(images * size).enumerate().map(some).collect();
+        }
+        let rows = self.along(0).div_ceil(threads);
+        let tiles = rows * self.along(1);
+        let bands = |(image, out): (usize, &'a mut [f32])| {
+            let bands = out.chunks_mut(rows * self.side() * row).enumerate();
+            bands.map(move |(i, out)| Piece {
+                image,
+                tiles: i * tiles..((i + 1) * tiles).min(self.tiles()),
+                out,
+            })
+        };
+        out.chunks_mut(size).enumerate().flat_map(bands).collect()
+    }
+
+    /// The outputs of a piece.
     fn some(
         &self,
         device: &dyn Device,
@@ -272,14 +318,16 @@ impl Tiled {
         source: &[f32],
         filter: &[f32],
         epilogue: Epilogue<'_, f32>,
-        out: &mut [f32],
+        piece: &mut Piece<'_>,
     ) -> Result<()> {
         let (c, o) = (self.channels, self.out_channels);
-        let images = out.len() / (self.output[0] * self.output[1] * o);
-        let tiles = images * self.tiles();
-        let [mut seen, mut products] = self.rooms(device, tiles)?;
+        let source = &source[piece.image * self.source[0] * self.source[1] * c..];
+        let first = piece.tiles.start;
+        let from = first / self.along(1) * self.side() * self.output[1];
+        let [mut seen, mut products] = self.rooms(device, piece.tiles.len())?;
         let (seen, products) = (writable::<f32>(&mut seen)?, writable::<f32>(&mut products)?);
-        for block in self.blocks(tiles) {
+        for block in self.blocks(piece.tiles.len()) {
+            let block = first + block.start..first + block.end;
             let n = block.len();
             wide::run(Tiles {
                 source,
@@ -311,7 +359,8 @@ impl Tiled {
                 places: self.writes(lists, block),
                 bias: epilogue.bias,
                 relu: epilogue.relu,
-                out: &mut *out,
+                out: &mut *piece.out,
+                from,
             });
         }
         Ok(())

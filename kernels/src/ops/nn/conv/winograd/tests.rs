@@ -128,7 +128,7 @@ fn tiles_give_the_sums_of_all_sides_whatever_hangs_over() {
         ([1, 1], 5, 2),
         ([9, 4], 5, 1),
     ] {
-        for (batch, channels) in [(1, [16, 16]), (3, [32, 16]), (20, [16, 48])] {
+        for (batch, channels) in [(1, [16, 16]), (2, [16, 16]), (3, [32, 16]), (20, [16, 48])] {
             let case = Case::new(geometry(batch, extents, window, before, channels));
             let fast = case.fast(&Workers::one());
             for (side, (got, exact)) in fast.iter().zip(case.exact()).enumerate() {
@@ -218,5 +218,6 @@ fn strides_other_filters_and_few_channels_are_left_to_others() {
         None
     );
     // Small ones keep the direct sum, and with it its bits.
-    assert_eq!(fits(&|_| ()).and_then(Tiled::if_worth_it), None);
+    assert_eq!(fits(&|g| g.batch = 2).and_then(Tiled::if_worth_it), None);
+    assert_eq!(fits(&|_| ()).and_then(Tiled::if_worth_summing), None);
 }

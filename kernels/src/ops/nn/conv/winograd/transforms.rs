@@ -415,6 +415,8 @@ impl Work for Back<'_> {
 struct Output<'a> {
     out: &'a mut [f32],
     at: usize,
+    /// The first pixel there.
+    from: usize,
     pixels: Pixels<'a>,
     channels: usize,
     bias: Lane,
@@ -431,7 +433,7 @@ impl Put for Output<'_> {
             let sum = x[l] + self.bias[l];
             y[l] = if sum < self.least { self.least } else { sum };
         }
-        self.out[pixel * self.channels + self.at..][..WIDTH].copy_from_slice(&y);
+        self.out[(pixel - self.from) * self.channels + self.at..][..WIDTH].copy_from_slice(&y);
     }
 }
 
@@ -447,6 +449,8 @@ pub(super) struct Collect<'a> {
     pub(super) bias: Option<&'a [f32]>,
     pub(super) relu: bool,
     pub(super) out: &'a mut [f32],
+    /// The first pixel there.
+    pub(super) from: usize,
 }
 
 impl Collect<'_> {
@@ -463,6 +467,7 @@ impl Collect<'_> {
                 let mut to = Output {
                     out: &mut *self.out,
                     at: c,
+                    from: self.from,
                     pixels,
                     channels,
                     bias,
