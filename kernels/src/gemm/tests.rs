@@ -310,6 +310,9 @@ fn shapes_of_training_agree_with_the_plain_product_and_split_without_a_trace() {
         (100, 300, 300, Rows, Rows),
         (150, 530, 300, Columns, Rows),
         (520, 530, 40, Columns, Rows),
+        // Rows of B that compete for sets of the cache, more than once a block.
+        (200, 512, 300, Rows, Rows),
+        (290, 768, 1100, Columns, Rows),
     ] {
         let case = plain_case(m, n, k, a, b);
         let one = check::<f32>(&case, &Serial);
