@@ -110,11 +110,11 @@ impl<'a> KernelInit<'a> {
         self.resources.random_counter(self.name)
     }
 
-    /// The error of a kernel that does not exist for the node's types.
+    /// The error of a kernel that does not exist for the node's types: `INVALID_ARGUMENT`, as TensorFlow's sessions say it.
     pub fn no_kernel(&self) -> Error {
         let names = |types: &[DType]| types.iter().map(DType::to_string).collect::<Vec<_>>().join(", ");
-        Error::unimplemented(format!(
-            "{} has no CPU kernel for inputs [{}] and outputs [{}]",
+        Error::invalid(format!(
+            "{} has no CPU kernel for inputs [{}] and outputs [{}]; cast them to types that it has one for",
             self.op,
             names(self.input_types),
             names(self.output_types)

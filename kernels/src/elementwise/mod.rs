@@ -150,7 +150,7 @@ impl Kernel for CheckedMap2 {
 /// The kernel of an operation whose function was submitted with [`functions!`].
 ///
 /// # Errors
-/// `UNIMPLEMENTED` if there is no function for the node's dtypes.
+/// `INVALID_ARGUMENT` if there is no function for the node's dtypes.
 pub fn kernel(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
     let dtype = init.input_types.first().copied().ok_or_else(|| init.no_kernel())?;
     match loops(init.op, dtype) {

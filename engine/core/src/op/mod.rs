@@ -304,11 +304,11 @@ impl OpDef {
     /// Makes the CPU kernel of a node.
     ///
     /// # Errors
-    /// `UNIMPLEMENTED` if there is none, and what the factory returns.
+    /// `INVALID_ARGUMENT` if there is none, and what the factory returns.
     pub fn make_kernel(&self, init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
         let f = self
             .kernel
-            .ok_or_else(|| Error::unimplemented(format!("operation {} has no CPU kernel", self.name)))?;
+            .ok_or_else(|| Error::invalid(format!("operation {} has no CPU kernel", self.name)))?;
         f(init)
     }
 

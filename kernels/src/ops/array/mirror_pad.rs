@@ -108,7 +108,7 @@ fn grad_kernel(cx: &mut OpContext<'_>, skip: usize) -> Result<()> {
     check(&shape, &pads, skip)?;
     let t = dispatch!(dy.dtype(), T in numbers => {
         Tensor::from_slice(shape, &fold(dy.as_slice::<T>()?, dims, &pads, skip))?
-    }, else return Err(Error::unimplemented(format!("MirrorPadGrad of dtype {}", dy.dtype()))));
+    }, else return Err(Error::invalid(format!("MirrorPadGrad of dtype {}", dy.dtype()))));
     cx.set_output(0, t);
     Ok(())
 }

@@ -60,7 +60,7 @@ fn each<T: Copy>(out: &mut [T], updates: &[T], row: usize, picks: &[Option<usize
 fn combined(base: Tensor, updates: &Tensor, row: usize, picks: &[Option<usize>], how: Combine) -> Result<Tensor> {
     let mut base = base;
     let dtype = base.dtype();
-    let no = || Error::unimplemented(format!("there is no scatter {how:?} of dtype {dtype}"));
+    let no = || Error::invalid(format!("there is no scatter {how:?} of dtype {dtype}"));
     match how {
         Combine::Add | Combine::Sub if dtype == DType::Bool => {
             // The sum of truth values, as TensorFlow's, is "or".

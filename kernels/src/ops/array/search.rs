@@ -52,7 +52,7 @@ fn kernel(init: &KernelInit<'_>, upper: bool) -> Result<Box<dyn actorflow_core::
         let n = rows.shape()[0];
         let at = dispatch!(rows.dtype(), T in reals => {
             places(rows.as_slice::<T>()?, values.as_slice::<T>()?, n, upper)
-        }, else return Err(Error::unimplemented(format!("searching in dtype {}", rows.dtype()))));
+        }, else return Err(Error::invalid(format!("searching in dtype {}", rows.dtype()))));
         let t = match out {
             DType::I64 => Tensor::vector(&at),
             _ => Tensor::vector(&at.iter().map(|x| *x as i32).collect::<Vec<_>>()),
@@ -190,7 +190,7 @@ fn edit_distance_kernel(cx: &mut OpContext<'_>, normalize: bool) -> Result<()> {
         _ => dispatch!(h_values.dtype(), T in plain => {
             let (h, t) = (h_values.as_slice::<T>()?, t_values.as_slice::<T>()?);
             Box::new(|i, j| h[i] == t[j])
-        }, else return Err(Error::unimplemented(format!("EditDistance of dtype {}", h_values.dtype())))),
+        }, else return Err(Error::invalid(format!("EditDistance of dtype {}", h_values.dtype())))),
     };
     let keys: std::collections::BTreeSet<_> = hypotheses.keys().chain(truths.keys()).collect();
     for key in keys {

@@ -104,7 +104,7 @@ halves!(f16, bf16);
 /// What makes items equal: an item's number and bits, or nothing if it equals no other.
 fn keys(x: &Tensor) -> Result<Vec<Option<[u64; 2]>>> {
     dispatch!(x.dtype(), T in plain => Ok(x.as_slice::<T>()?.iter().map(|x| x.bits()).collect()),
-        else Err(Error::unimplemented(format!("unique elements of dtype {}", x.dtype()))))
+        else Err(Error::invalid(format!("unique elements of dtype {}", x.dtype()))))
 }
 
 /// The distinct items in the order in which they first appear.

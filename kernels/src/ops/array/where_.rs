@@ -23,7 +23,7 @@ fn run(cx: &mut OpContext<'_>) -> Result<()> {
         ));
     }
     let places = dispatch!(x.dtype(), T in plain => set::<T>(x)?,
-        else return Err(Error::unimplemented(format!("Where of dtype {}", x.dtype()))));
+        else return Err(Error::invalid(format!("Where of dtype {}", x.dtype()))));
     let strides = x.shape().strides();
     let mut t = cx.alloc(DType::I64, [places.len(), strides.len()])?;
     let out = t.as_mut_slice::<i64>().unwrap_or(&mut []);

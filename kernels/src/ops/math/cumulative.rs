@@ -163,7 +163,7 @@ impl Kernel for Scan {
             exclusive: self.exclusive,
             reverse: self.reverse,
         };
-        let missing = || Error::unimplemented(format!("no CPU kernel for {}", x.dtype()));
+        let missing = || Error::invalid(format!("no CPU kernel for {}", x.dtype()));
         let y = match self.op {
             Kind::Sum => dispatch!(x.dtype(), T in numbers => scan_all::<Sum, T>(cx, w)?, else return Err(missing())),
             Kind::Product => {

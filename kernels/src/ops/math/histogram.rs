@@ -17,7 +17,7 @@ fn unwritable() -> Error {
 #[allow(clippy::unnecessary_cast)] // one body for all of them
 fn as_f64(t: &Tensor) -> Result<Vec<f64>> {
     dispatch!(t.dtype(), T in [F32, F64, I32, I64] => Ok(t.as_slice::<T>()?.iter().map(|x| *x as f64).collect()),
-        else Err(Error::unimplemented(format!("no histogram of {}", t.dtype()))))
+        else Err(Error::invalid(format!("no histogram of {}", t.dtype()))))
 }
 
 fn histogram_kernel(cx: &mut OpContext<'_>, out: DType) -> Result<()> {
@@ -227,7 +227,7 @@ impl Kernel for Bucketize {
             DType::F64 => place!(f64, f64),
             DType::I32 => place!(i32, f32),
             DType::I64 => place!(i64, f32),
-            d => return Err(Error::unimplemented(format!("Bucketize has no CPU kernel for {d}"))),
+            d => return Err(Error::invalid(format!("Bucketize has no CPU kernel for {d}"))),
         }
         cx.set_output(0, out);
         Ok(())

@@ -64,7 +64,7 @@ macro_rules! for_float {
             DType::F64 => $f::<f64>($($arg),*),
             DType::F16 => $f::<f16>($($arg),*),
             DType::BF16 => $f::<bf16>($($arg),*),
-            d => Err(Error::unimplemented(format!("accumulators of {d} are not supported"))),
+            d => Err(Error::invalid(format!("accumulators of {d} are not supported"))),
         }
     };
 }

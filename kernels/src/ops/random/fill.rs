@@ -358,7 +358,7 @@ pub fn between(cx: &OpContext<'_>, low: &Tensor, high: &Tensor, shape: Shape, fr
             let range = (high as u64).wrapping_sub(low as u64);
             fixed::<i64, _>(par, from, slice(&mut t)?, Between { low, range });
         }
-        d => return Err(Error::unimplemented(format!("random integers cannot be {d}"))),
+        d => return Err(Error::invalid(format!("random integers cannot be {d}"))),
     }
     Ok(t)
 }
