@@ -93,7 +93,7 @@ fn sample(s: &mut Sampler, lower: i64, upper: i64) -> Result<Operation> {
     s.op("MatrixBandPart").input(&x).input(&lower).input(&upper).finish()
 }
 
-fn band_part() -> OpDef {
+pub(super) fn band_part() -> OpDef {
     OpDef::new("MatrixBandPart", Category::Matrix)
         .doc("Matrices with everything cleared but a band around the main diagonal.")
         .input("input: T")

@@ -337,7 +337,7 @@ fn with_extents(def: OpDef) -> OpDef {
         .input("padding_value: T")
 }
 
-fn matrix_diag() -> OpDef {
+pub(super) fn matrix_diag() -> OpDef {
     diag("MatrixDiag")
         .doc("Square matrices with the given main diagonals, zero elsewhere.")
         .sample(|s| {
@@ -381,7 +381,7 @@ fn part(name: &'static str) -> OpDef {
         .cpu(|init| Ok(Box::new(DiagPart(Versioned::of(init, 1)?))))
 }
 
-fn matrix_diag_part() -> OpDef {
+pub(super) fn matrix_diag_part() -> OpDef {
     part("MatrixDiagPart")
         .doc("The main diagonals of matrices.")
         .sample(|s| {

@@ -2,6 +2,7 @@
 
 mod band;
 pub mod band_part;
+pub mod batch;
 pub mod batch_matmul;
 pub mod descent;
 pub mod diag;

@@ -91,7 +91,7 @@ fn sample(s: &mut Sampler, op: &str, k: Option<&[i32]>, diagonal: &[usize]) -> R
     }
 }
 
-fn set_diag() -> OpDef {
+pub(super) fn set_diag() -> OpDef {
     definition("MatrixSetDiag")
         .doc("Matrices with their main diagonals replaced.")
         .sample(|s| sample(s, "MatrixSetDiag", None, &[2, 3]))

@@ -58,7 +58,7 @@ fn cholesky_grad(cx: &GradContext, grads: &[Option<Grad>]) -> Result<Vec<Option<
     Ok(vec![Some(symmetric.times(&symmetric.scalar_like(0.5)?)?.into())])
 }
 
-fn cholesky() -> OpDef {
+pub(in crate::ops::matrix) fn cholesky() -> OpDef {
     OpDef::new("Cholesky", Category::Matrix)
         .doc("The lower triangular L with L L^H = input, for positive definite matrices; the upper triangle is not read.")
         .input("input: T")
@@ -89,7 +89,7 @@ fn grad_kernel(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
     dispatch!(init.input_types[0], T in [F16, F32, F64] => Ok(Box::new(grad_all::<T>)), else Err(init.no_kernel()))
 }
 
-fn cholesky_grad_op() -> OpDef {
+pub(in crate::ops::matrix) fn cholesky_grad_op() -> OpDef {
     OpDef::new("CholeskyGrad", Category::Matrix)
         .doc("The gradient of Cholesky with respect to its input, from the factor and the factor's gradient.")
         .input("l: T")

@@ -64,7 +64,7 @@ fn scaled_inverse(cx: &GradContext, scale: &Output) -> Result<Vec<Option<Grad>>>
     Ok(vec![Some(as_matrices(scale)?.times(&inverse)?.into())])
 }
 
-fn determinant() -> OpDef {
+pub(in crate::ops::matrix) fn determinant() -> OpDef {
     OpDef::new("MatrixDeterminant", Category::Matrix)
         .doc("The determinants of square matrices.")
         .input("input: T")

@@ -67,7 +67,7 @@ fn sample(s: &mut Sampler, vectors: bool) -> Result<Operation> {
     s.op("SelfAdjointEigV2").input(&x).attr("compute_v", vectors).finish()
 }
 
-fn eigen_v2() -> OpDef {
+pub(in crate::ops::matrix) fn eigen_v2() -> OpDef {
     OpDef::new("SelfAdjointEigV2", Category::Matrix)
         .doc("Eigenvalues, ascending, and eigenvectors (columns) of self-adjoint matrices; lower triangles are read.")
         .input("input: T")
@@ -96,7 +96,7 @@ fn eigen_v2() -> OpDef {
         .sample(|s| sample(s, false))
 }
 
-fn eigen_v1() -> OpDef {
+pub(in crate::ops::matrix) fn eigen_v1() -> OpDef {
     OpDef::new("SelfAdjointEig", Category::Matrix)
         .doc("Eigenvalues, as the first row, and eigenvectors (columns) of self-adjoint matrices.")
         .input("input: T")

@@ -52,7 +52,7 @@ fn sample(s: &mut Sampler, adjoint: bool) -> Result<Operation> {
     s.op("MatrixInverse").input(&x).attr("adjoint", adjoint).finish()
 }
 
-fn inverse() -> OpDef {
+pub(in crate::ops::matrix) fn inverse() -> OpDef {
     OpDef::new("MatrixInverse", Category::Matrix)
         .doc("The inverses of square matrices, or of their adjoints.")
         .input("input: T")

@@ -162,7 +162,7 @@ fn sample(s: &mut Sampler, shape: [usize; 2]) -> Result<Operation> {
     s.op("MatrixSolveLs").input(&a).input(&b).input(&l2).finish()
 }
 
-fn least_squares() -> OpDef {
+pub(in crate::ops::matrix) fn least_squares() -> OpDef {
     OpDef::new("MatrixSolveLs", Category::Matrix)
         .doc("The solutions of linear least-squares problems; with `fast` by the normal equations and a regularizer.")
         .input("matrix: T")

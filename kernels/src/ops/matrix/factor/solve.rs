@@ -104,7 +104,7 @@ fn sample(s: &mut Sampler, adjoint: bool) -> Result<Operation> {
         .finish()
 }
 
-fn solve() -> OpDef {
+pub(in crate::ops::matrix) fn solve() -> OpDef {
     OpDef::new("MatrixSolve", Category::Matrix)
         .doc("The solutions of systems of linear equations with square matrices, or with their adjoints.")
         .input("matrix: T")

@@ -141,7 +141,7 @@ fn sample(s: &mut Sampler, shape: &[usize], vectors: bool, full: bool) -> Result
         .finish()
 }
 
-fn svd() -> OpDef {
+pub(in crate::ops::matrix) fn svd() -> OpDef {
     OpDef::new("Svd", Category::Matrix)
         .doc("Singular values, descending, and singular vectors (columns): input = U diag(s) V^H.")
         .input("input: T")

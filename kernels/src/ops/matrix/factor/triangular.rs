@@ -81,7 +81,7 @@ fn sample(s: &mut Sampler, lower: bool, adjoint: bool, batch: &[usize]) -> Resul
         .finish()
 }
 
-fn triangular_solve() -> OpDef {
+pub(in crate::ops::matrix) fn triangular_solve() -> OpDef {
     OpDef::new("MatrixTriangularSolve", Category::Matrix)
         .doc("The solutions of systems with triangular matrices, or with their adjoints; batch dimensions broadcast.")
         .input("matrix: T")
