@@ -9,6 +9,7 @@ use actorflow_core::kernel::OpContext;
 use actorflow_core::tensor::Variant;
 use actorflow_core::{DType, PartialShape, Shape, Tensor};
 
+use super::map::TensorMap;
 use crate::moves;
 
 /// Elements of a list that may be set; more are a mistake, or an attack.
@@ -134,14 +135,9 @@ impl TensorList {
     }
 
     fn put(&mut self, i: usize, t: Tensor) -> Result<()> {
-        if t.dtype() == DType::Variant {
-            for v in t.as_variants()? {
-                let inner = v.downcast_ref::<TensorList>().map_or(0, |l| l.depth);
-                self.depth = self.depth.max(inner + 1);
-            }
-            if self.depth > DEPTH {
-                return Err(Error::invalid("lists are nested too deeply"));
-            }
+        self.depth = self.depth.max(depth_of(&t)?);
+        if self.depth > DEPTH {
+            return Err(Error::invalid("lists are nested too deeply"));
         }
         self.make_room(i + 1)?;
         self.items[i] = Some(t);
@@ -264,6 +260,22 @@ impl TensorList {
     pub fn into_tensor(self) -> Result<Tensor> {
         Tensor::variants([], vec![Arc::new(self) as Variant])
     }
+}
+
+/// How deep lists and maps are nested that have `t` as an element; 0 if it holds none of them.
+///
+/// # Errors
+/// Never.
+pub(super) fn depth_of(t: &Tensor) -> Result<usize> {
+    if t.dtype() != DType::Variant {
+        return Ok(0);
+    }
+    let inner = t.as_variants()?.iter().map(|v| {
+        let list = v.downcast_ref::<TensorList>().map(|l| l.depth);
+        list.or_else(|| v.downcast_ref::<TensorMap>().map(TensorMap::depth))
+            .unwrap_or(0)
+    });
+    Ok(inner.max().map_or(0, |depth| depth + 1))
 }
 
 /// A variant as a list.

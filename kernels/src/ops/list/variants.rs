@@ -1,5 +1,5 @@
-//! `AddN` and `ZerosLike` of variants: of lists, optionals and ragged tensors, and of tensors in them that are themselves
-//! of variants.
+//! `AddN` and `ZerosLike` of variants: of lists, maps, optionals and ragged tensors, and of tensors in them that are
+//! themselves of variants.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use actorflow_core::kernel::OpContext;
 use actorflow_core::tensor::Variant;
 use actorflow_core::{DType, Tensor};
 
+use super::map::TensorMap;
 use super::value::{DEPTH, TensorList};
 use crate::elementwise::{self, Loops};
 use crate::moves;
@@ -35,7 +36,7 @@ pub(crate) fn zeros_like(cx: &mut OpContext<'_>) -> Result<()> {
 
 fn unknown(what: &str) -> Error {
     Error::unimplemented(format!(
-        "{what} of variants that are neither lists, optionals nor ragged tensors are not defined"
+        "{what} of variants that are neither lists, maps, optionals nor ragged tensors are not defined"
     ))
 }
 
@@ -64,6 +65,10 @@ fn add(cx: &OpContext<'_>, a: &Tensor, b: &Tensor, depth: usize) -> Result<Tenso
                 continue;
             }
             if let (Some(a), Some(b)) = (a.downcast_ref::<Optional>(), b.downcast_ref::<Optional>()) {
+                out.push(Arc::new(a.plus(b, |a, b| add(cx, a, b, depth))?) as Variant);
+                continue;
+            }
+            if let (Some(a), Some(b)) = (a.downcast_ref::<TensorMap>(), b.downcast_ref::<TensorMap>()) {
                 out.push(Arc::new(a.plus(b, |a, b| add(cx, a, b, depth))?) as Variant);
                 continue;
             }
@@ -102,6 +107,11 @@ fn zeros(cx: &OpContext<'_>, t: &Tensor, depth: usize) -> Result<Tensor> {
         }
         if let Some(o) = v.downcast_ref::<Optional>() {
             out.push(Arc::new(o.map(|t| zeros(cx, t, depth))?) as Variant);
+            continue;
+        }
+        if v.downcast_ref::<TensorMap>().is_some() {
+            // A key that is missing stands for zero.
+            out.push(Arc::new(TensorMap::default()) as Variant);
             continue;
         }
         let Some(l) = v.downcast_ref::<TensorList>() else {
