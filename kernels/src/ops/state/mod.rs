@@ -11,6 +11,7 @@ pub mod resource;
 mod rows;
 pub mod scatter;
 pub mod scatter_nd;
+pub mod session;
 pub mod strided_assign;
 #[cfg(test)]
 mod tests;
