@@ -1,4 +1,5 @@
-//! `Identity`, `IdentityN`, `StopGradient`, `PreventGradient`, `NoOp`, `Snapshot`.
+//! `Identity`, `IdentityN`, `StopGradient`, `PreventGradient`, `NoOp`, `Snapshot`, and the identities that TensorFlow's
+//! debugger puts into graphs.
 
 use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::{Cost, Kernel, OpContext};
@@ -50,6 +51,53 @@ fn snapshot() -> OpDef {
         .sample(|s| {
             let x = s.normal([2])?;
             s.op("Snapshot").input(&x).finish()
+        })
+}
+
+/// An identity that TensorFlow's debugger watches. Nothing is published from here.
+fn watched(name: &'static str) -> OpDef {
+    passing(name)
+        .attr("debug_urls: list(string) = []")
+        .cpu(|init| match init.attrs.strs("debug_urls")?.first() {
+            None => Ok(Box::new(Forward)),
+            Some(url) => Err(Error::unimplemented(format!(
+                "tensors are not published to {url}: leave debug_urls empty, and fetch the tensor instead"
+            ))),
+        })
+}
+
+fn debug_identity() -> OpDef {
+    watched("DebugIdentity")
+        .doc("The same tensor, as TensorFlow's debugger puts it into a graph; debug_urls must be empty.")
+        .attr("device_name: string = ''")
+        .attr("tensor_name: string = ''")
+        .attr("gated_grpc: bool = false")
+}
+
+fn debug_identity_v2() -> OpDef {
+    watched("DebugIdentityV2")
+        .doc("The same tensor, as the second TensorFlow debugger puts it into a graph; debug_urls must be empty.")
+        .attr("tfdbg_context_id: string = ''")
+        .attr("op_name: string = ''")
+        .attr("output_slot: int = -1")
+        .attr("tensor_debug_mode: int = -1")
+        .attr("circular_buffer_size: int = 1000")
+        .attr("tfdbg_run_id: string = ''")
+        .stateful()
+        .gradient(|_, dys| Ok(vec![dys[0].clone()]))
+        .sample(|s| {
+            let x = s.normal([2])?;
+            s.op("DebugIdentityV2").input(&x).finish()
+        })
+}
+
+fn debug_gradient_identity() -> OpDef {
+    passing("DebugGradientIdentity")
+        .doc("The same tensor, whose gradient TensorFlow's debugger watches.")
+        .gradient(|_, dys| Ok(vec![dys[0].clone()]))
+        .sample(|s| {
+            let x = s.normal([2])?;
+            s.op("DebugGradientIdentity").input(&x).finish()
         })
 }
 
@@ -112,13 +160,23 @@ impl Kernel for Nothing {
     }
 }
 
-register_ops!(identity, snapshot, stop_gradient, prevent_gradient, identity_n, no_op);
+register_ops!(
+    identity,
+    snapshot,
+    stop_gradient,
+    prevent_gradient,
+    identity_n,
+    no_op,
+    debug_identity,
+    debug_identity_v2,
+    debug_gradient_identity
+);
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::eval;
+    use crate::testing::{eval, fails};
     use actorflow_core::gradient::gradients;
-    use actorflow_core::{Graph, Tensor};
+    use actorflow_core::{AttrValue, Code, Graph, Tensor};
 
     #[test]
     fn no_gradient_flows_through_stop_gradient() {
@@ -127,5 +185,24 @@ mod tests {
         let y = x.stop_gradient().unwrap();
         assert_eq!(eval(&y), Tensor::from(3.0f32));
         assert!(gradients(&[y], &[x]).unwrap()[0].is_none());
+    }
+
+    #[test]
+    fn what_a_debugger_watches_passes_and_is_not_published() {
+        let g = Graph::new();
+        let x = g.constant([1f32, 2.]).unwrap();
+        for op in ["DebugIdentity", "DebugIdentityV2", "DebugGradientIdentity"] {
+            assert_eq!(eval(&x.unary(op).unwrap()), Tensor::from([1f32, 2.]));
+        }
+        let urls = AttrValue::List(vec![AttrValue::Str("file:///tmp/dump".into())]);
+        let e = fails(
+            &g.op("DebugIdentity")
+                .input(&x)
+                .attr("debug_urls", urls)
+                .output()
+                .unwrap(),
+        );
+        assert_eq!(e.code(), Code::Unimplemented);
+        assert!(e.message().contains("file:///tmp/dump"), "{e}");
     }
 }
