@@ -1,16 +1,19 @@
-//! `StatelessRandomBinomial`.
+//! `StatelessRandomBinomial`, `StatefulRandomBinomial`.
 
 #![forbid(unsafe_code)]
 
+use actorflow_core::actor::Claims;
 use actorflow_core::error::{Error, Result};
 use actorflow_core::kernel::{Kernel, KernelInit, OpContext};
 use actorflow_core::op::{Category, OpDef};
 use actorflow_core::philox::Philox;
-use actorflow_core::{PartialShape, Shape, Tensor, register_ops};
+use actorflow_core::{DType, PartialShape, Shape, Tensor, register_ops};
 
 use super::gamma::fill_by;
-use super::stateless::seeded;
+use super::stateful::advance;
+use super::stateless::{PHILOX, seeded};
 use super::stream::{Doubles, doubles, shape_input, uniform_pair};
+use crate::ops::state::access;
 
 /// Blocks of the stream for each number, as in TensorFlow: many if successes are not rare.
 fn reserved(n: f64, p: f64) -> u64 {
@@ -126,34 +129,99 @@ fn spread(t: &Tensor, shape: &Shape) -> Result<Vec<f64>> {
     Ok((0..shape.checked_count()?).map(at).collect())
 }
 
+/// The numbers of the shape in input `at`, for the counts in input `counts` and the probabilities behind them, from the
+/// stream that `start` gives for so many samples of so many parameters.
+fn draw(
+    cx: &OpContext<'_>,
+    dtype: DType,
+    (at, counts): (usize, usize),
+    start: impl FnOnce(usize, usize) -> Result<Philox>,
+) -> Result<Tensor> {
+    let shape = shape_input(cx, at)?;
+    shape.checked_count()?;
+    let (counts, probs) = (cx.input(counts)?, cx.input(counts + 1)?);
+    let both = Shape::broadcast(counts.shape(), probs.shape())?;
+    let Some(lead) = shape.strip_suffix(both.dims()) else {
+        return Err(Error::invalid(format!(
+            "Shape passed in must end with broadcasted shape: {shape} does not end with {both}"
+        )));
+    };
+    let (counts, probs) = (spread(counts, &both)?, spread(probs, &both)?);
+    let numbers: Vec<f64> = (0..counts.len()).map(|i| i as f64).collect();
+    let which = Tensor::from_slice(both, &numbers)?;
+    let at = |i: f64| (counts[i as usize], probs[i as usize]);
+    let stretch = |i: f64| reserved(at(i).0, at(i).1);
+    let draw = |i: f64, from: Philox| sample(at(i).0, at(i).1, from);
+    let lead = Shape::from(lead);
+    let from = start(lead.checked_count()?, counts.len())?;
+    fill_by(cx, dtype, (&lead, &which), from, (stretch, draw))
+}
+
 fn kernel(init: &KernelInit<'_>) -> Result<Box<dyn Kernel>> {
     let dtype = init.attrs.dtype("dtype")?;
     Ok(Box::new(move |cx: &mut OpContext<'_>| {
-        let shape = shape_input(cx, 0)?;
-        shape.checked_count()?;
-        let (counts, probs) = (cx.input(2)?, cx.input(3)?);
-        let both = Shape::broadcast(counts.shape(), probs.shape())?;
-        let Some(lead) = shape.strip_suffix(both.dims()) else {
-            return Err(Error::invalid(format!(
-                "Shape passed in must end with broadcasted shape: {shape} does not end with {both}"
-            )));
-        };
-        let (counts, probs) = (spread(counts, &both)?, spread(probs, &both)?);
-        let numbers: Vec<f64> = (0..counts.len()).map(|i| i as f64).collect();
-        let which = Tensor::from_slice(both, &numbers)?;
-        let at = |i: f64| (counts[i as usize], probs[i as usize]);
-        let stretch = |i: f64| reserved(at(i).0, at(i).1);
-        let draw = |i: f64, from: Philox| sample(at(i).0, at(i).1, from);
-        let t = fill_by(
-            cx,
-            dtype,
-            (&lead.into(), &which),
-            seeded(cx.input(1)?)?,
-            (stretch, draw),
-        )?;
+        let t = draw(cx, dtype, (0, 2), |_, _| seeded(cx.input(1)?))?;
         cx.set_output(0, t);
         Ok(())
     }))
+}
+
+/// Draws from a stream whose place a variable keeps.
+struct Stateful(DType);
+
+impl Kernel for Stateful {
+    fn claims(&self, cx: &OpContext<'_>, want: &mut Claims) -> Result<()> {
+        access::want(cx, want, 0)
+    }
+
+    fn needs_claims(&self) -> bool {
+        true
+    }
+
+    fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
+        let algorithm = cx.input(1)?;
+        if !algorithm.shape().is_scalar() {
+            return Err(Error::invalid(format!(
+                "algorithm must be of shape [], not {}",
+                algorithm.shape()
+            )));
+        }
+        let n = algorithm.to_i64()?;
+        if n != PHILOX {
+            return Err(Error::invalid(format!(
+                "Unsupported algorithm id: {n}; {PHILOX} is Philox"
+            )));
+        }
+        let t = draw(cx, self.0, (2, 3), |samples, parameters| {
+            // TensorFlow's reckoning, by which other operations on the variable go on.
+            let outputs = (samples as u64).wrapping_add(3);
+            let outputs = (parameters as u64).wrapping_mul(200).wrapping_mul(outputs) / 4;
+            Ok(advance(cx, 0, outputs)?.0)
+        })?;
+        cx.set_output(0, t);
+        Ok(())
+    }
+}
+
+fn stateful_random_binomial() -> OpDef {
+    OpDef::new("StatefulRandomBinomial", Category::Random)
+        .doc("Binomially distributed numbers of a stream in a variable; `shape` ends with that of the parameters.")
+        .input("resource: resource")
+        .input("algorithm: int64")
+        .input("shape: S")
+        .input("counts: T")
+        .input("probs: T")
+        .output("output: dtype")
+        .attr("S: {int32, int64}")
+        .attr("T: {half, float, double, int32, int64} = DT_DOUBLE")
+        .attr("dtype: {half, float, double, int32, int64} = DT_INT64")
+        .stateful()
+        .not_differentiable()
+        .shape(|cx| {
+            cx.input(2).with_rank(1)?;
+            Ok(vec![cx.constant_shape(2)?])
+        })
+        .cpu(|init| Ok(Box::new(Stateful(init.attrs.dtype("dtype")?))))
 }
 
 fn stateless_random_binomial() -> OpDef {
@@ -177,11 +245,62 @@ fn stateless_random_binomial() -> OpDef {
         .cpu(kernel)
 }
 
-register_ops!(stateless_random_binomial);
+register_ops!(stateless_random_binomial, stateful_random_binomial);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Interpreter;
+    use actorflow_core::{Code, Graph};
+
+    /// TensorFlow 2.21's numbers and places in the stream.
+    #[test]
+    fn a_stream_in_a_variable_goes_on_as_in_tensorflow() {
+        let (g, run) = (Graph::new(), Interpreter::default());
+        let var = g
+            .op("VarHandleOp")
+            .attr("dtype", DType::I64)
+            .attr("shape", PartialShape::from([3]));
+        let var = var.attr("shared_name", "s").output().unwrap();
+        let start = g.constant([5i64, 0, 11]).unwrap();
+        let init = g.op("AssignVariableOp").input(&var).input(&start).finish().unwrap();
+        let op = |algorithm: i64, shape: Tensor, dtype: DType| {
+            let op = g
+                .op("StatefulRandomBinomial")
+                .input(&var)
+                .input(&g.constant(algorithm).unwrap());
+            let op = op.input(&g.constant(shape).unwrap());
+            let op = op.input(&g.constant([10f32, 100., 1000.]).unwrap());
+            let op = op.input(&g.constant([0.5f32, 0.25, 0.9]).unwrap());
+            op.attr("dtype", dtype).output().unwrap()
+        };
+        let read = g
+            .op("ReadVariableOp")
+            .input(&var)
+            .attr("dtype", DType::I64)
+            .output()
+            .unwrap();
+        let get = |o: &actorflow_core::Output| run.run(std::slice::from_ref(o), &[], &[]);
+        let ints = op(1, [2i32, 3].into(), DType::I64);
+        assert_eq!(get(&ints).unwrap_err().code(), Code::NotFound);
+        run.run(&[], &[init], &[]).unwrap();
+        assert_eq!(get(&ints).unwrap()[0], Tensor::from([[4i64, 34, 911], [4, 28, 901]]));
+        assert_eq!(get(&read).unwrap()[0], Tensor::from([192_005i64, 0, 11]));
+        let floats = op(1, [2i64, 3].into(), DType::F32);
+        assert_eq!(
+            get(&floats).unwrap()[0],
+            Tensor::from([[3f32, 25., 879.], [7., 26., 910.]])
+        );
+        assert_eq!(
+            get(&op(1, [0i32, 3].into(), DType::F64)).unwrap()[0].shape().dims(),
+            [0, 3]
+        );
+        assert_eq!(get(&read).unwrap()[0], Tensor::from([499_205i64, 0, 11]));
+        for bad in [op(2, [2i32, 3].into(), DType::F32), op(1, [2i32].into(), DType::F32)] {
+            assert_eq!(get(&bad).unwrap_err().code(), Code::InvalidArgument);
+        }
+        assert_eq!(get(&read).unwrap()[0], Tensor::from([499_205i64, 0, 11]));
+    }
 
     #[test]
     fn means_and_limits_are_those_of_the_distribution() {

@@ -55,6 +55,35 @@ fn check_algorithm(t: &Tensor) -> Result<()> {
     }
 }
 
+/// Moves the stream in the variable of input `i`, whose turn is held, past `outputs` outputs; where it stood, and the
+/// words that said so.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if the variable is no state of a stream, `NOT_FOUND` if it was never assigned.
+pub(super) fn advance(cx: &OpContext<'_>, i: usize, outputs: u64) -> Result<(Philox, Vec<i64>)> {
+    let var = cx.variable(i)?;
+    let mut state = access::state(cx.held(), &var, DType::I64)?;
+    let pool = cx.step().device.pool();
+    let value = access::existing(&var, &state, false)?;
+    if value.shape().rank() != 1 || value.len() < WORDS {
+        return Err(Error::invalid(format!(
+            "RNG state must have one dimension and at least {WORDS} elements for Philox, not shape {}",
+            value.shape()
+        )));
+    }
+    let before = value.to_vec::<i64>()?;
+    let (low, high) = (before[0] as u64, before[1] as u64);
+    let counter = u128::from(low) | u128::from(high) << 64;
+    let after = counter.wrapping_add(u128::from(outputs.wrapping_mul(RESERVED)));
+    let t = access::writable(&var, &mut state, pool)?;
+    if let Some(words) = t.as_mut_slice::<i64>() {
+        (words[0], words[1]) = (after as i64, (after >> 64) as i64);
+    }
+    let half = |x: i64| [x as u32, (x as u64 >> 32) as u32];
+    let ([a, b], [c, d]) = (half(before[0]), half(before[1]));
+    Ok((Philox::from_raw(half(before[2]), [a, b, c, d]), before))
+}
+
 impl Kernel for Stateful {
     fn claims(&self, cx: &OpContext<'_>, want: &mut Claims) -> Result<()> {
         access::want(cx, want, 0)
@@ -85,30 +114,7 @@ impl Kernel for Stateful {
                 (s, n)
             }
         };
-        let var = cx.variable(0)?;
-        let before: Vec<i64> = {
-            let mut state = access::state(cx.held(), &var, DType::I64)?;
-            let pool = cx.step().device.pool();
-            let value = access::existing(&var, &state, false)?;
-            if value.shape().rank() != 1 || value.len() < WORDS {
-                return Err(Error::invalid(format!(
-                    "RNG state must have one dimension and at least {WORDS} elements for Philox, not shape {}",
-                    value.shape()
-                )));
-            }
-            let before = value.to_vec::<i64>()?;
-            let (low, high) = (before[0] as u64, before[1] as u64);
-            let counter = u128::from(low) | u128::from(high) << 64;
-            let after = counter.wrapping_add(u128::from(outputs.wrapping_mul(RESERVED)));
-            let t = access::writable(&var, &mut state, pool)?;
-            if let Some(words) = t.as_mut_slice::<i64>() {
-                (words[0], words[1]) = (after as i64, (after >> 64) as i64);
-            }
-            before
-        };
-        let half = |x: i64| [x as u32, (x as u64 >> 32) as u32];
-        let ([a, b], [c, d]) = (half(before[0]), half(before[1]));
-        let from = Philox::from_raw(half(before[2]), [a, b, c, d]);
+        let (from, before) = advance(cx, 0, outputs)?;
         let t = match self.draw {
             Draw::Skip => return Ok(()),
             Draw::ReadAndSkip => Tensor::vector(&before[..WORDS]),
