@@ -12,6 +12,7 @@
 //! - `layout`: reshaping and joining
 //! - `norm`: normalisation
 //! - `resize`: images of another size
+//! - `uniform`: integers with scales and zero points given beside them, in place of the ends of ranges
 //!
 //! Pools are with the other pools, [`crate::ops::nn::pool::quantized`].
 
@@ -24,3 +25,4 @@ pub(crate) mod range;
 pub mod requantize;
 pub mod resize;
 pub mod sum;
+pub mod uniform;
