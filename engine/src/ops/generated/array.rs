@@ -177,6 +177,146 @@ pub fn const_(graph: &Graph, value: impl Into<Tensor>, dtype: DType) -> Builder 
     Builder::new("Const", graph).set("value", AttrValue::Tensor(value.into())).set("dtype", dtype.into())
 }
 
+/// `DebugGradientIdentity`: The same tensor, whose gradient TensorFlow's debugger watches.
+///
+/// Inputs: `input: T`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn debug_gradient_identity(input: &Output) -> Builder {
+    Builder::new("DebugGradientIdentity", input.graph()).input(input)
+}
+
+/// `DebugIdentity`: The same tensor, as TensorFlow's debugger puts it into a graph; debug\_urls must be empty.
+///
+/// Inputs: `input: T`.
+///
+/// Optional attributes:
+/// - `debug_urls`: list(string); `[]` by default
+/// - `device_name`: string; `""` by default
+/// - `tensor_name`: string; `""` by default
+/// - `gated_grpc`: bool; `false` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn debug_identity(input: &Output) -> DebugIdentityBuilder {
+    DebugIdentityBuilder(Builder::new("DebugIdentity", input.graph()).input(input))
+}
+
+typed_builder! {
+    /// The node in the making of [`debug_identity()`], with a method for each optional attribute.
+    DebugIdentityBuilder
+}
+
+impl DebugIdentityBuilder {
+    /// `debug_urls`: list(string); `[]` by default.
+    #[inline]
+    pub fn debug_urls(self, debug_urls: &[&str]) -> Self {
+        Self(self.0.set("debug_urls", debug_urls.into()))
+    }
+
+    /// `device_name`: string; `""` by default.
+    #[inline]
+    pub fn device_name(self, device_name: &str) -> Self {
+        Self(self.0.set("device_name", device_name.into()))
+    }
+
+    /// `tensor_name`: string; `""` by default.
+    #[inline]
+    pub fn tensor_name(self, tensor_name: &str) -> Self {
+        Self(self.0.set("tensor_name", tensor_name.into()))
+    }
+
+    /// `gated_grpc`: bool; `false` by default.
+    #[inline]
+    pub fn gated_grpc(self, gated_grpc: bool) -> Self {
+        Self(self.0.set("gated_grpc", gated_grpc.into()))
+    }
+}
+
+/// `DebugIdentityV2`: The same tensor, as the second TensorFlow debugger puts it into a graph; debug\_urls must be empty.
+///
+/// Inputs: `input: T`.
+///
+/// Optional attributes:
+/// - `debug_urls`: list(string); `[]` by default
+/// - `tfdbg_context_id`: string; `""` by default
+/// - `op_name`: string; `""` by default
+/// - `output_slot`: int; `-1` by default
+/// - `tensor_debug_mode`: int; `-1` by default
+/// - `circular_buffer_size`: int; `1000` by default
+/// - `tfdbg_run_id`: string; `""` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// Differentiable. Has state or side effects.
+#[inline]
+#[track_caller]
+pub fn debug_identity_v2(input: &Output) -> DebugIdentityV2Builder {
+    DebugIdentityV2Builder(Builder::new("DebugIdentityV2", input.graph()).input(input))
+}
+
+typed_builder! {
+    /// The node in the making of [`debug_identity_v2()`], with a method for each optional attribute.
+    DebugIdentityV2Builder
+}
+
+impl DebugIdentityV2Builder {
+    /// `debug_urls`: list(string); `[]` by default.
+    #[inline]
+    pub fn debug_urls(self, debug_urls: &[&str]) -> Self {
+        Self(self.0.set("debug_urls", debug_urls.into()))
+    }
+
+    /// `tfdbg_context_id`: string; `""` by default.
+    #[inline]
+    pub fn tfdbg_context_id(self, tfdbg_context_id: &str) -> Self {
+        Self(self.0.set("tfdbg_context_id", tfdbg_context_id.into()))
+    }
+
+    /// `op_name`: string; `""` by default.
+    #[inline]
+    pub fn op_name(self, op_name: &str) -> Self {
+        Self(self.0.set("op_name", op_name.into()))
+    }
+
+    /// `output_slot`: int; `-1` by default.
+    #[inline]
+    pub fn output_slot(self, output_slot: i64) -> Self {
+        Self(self.0.set("output_slot", output_slot.into()))
+    }
+
+    /// `tensor_debug_mode`: int; `-1` by default.
+    #[inline]
+    pub fn tensor_debug_mode(self, tensor_debug_mode: i64) -> Self {
+        Self(self.0.set("tensor_debug_mode", tensor_debug_mode.into()))
+    }
+
+    /// `circular_buffer_size`: int; `1000` by default.
+    #[inline]
+    pub fn circular_buffer_size(self, circular_buffer_size: i64) -> Self {
+        Self(self.0.set("circular_buffer_size", circular_buffer_size.into()))
+    }
+
+    /// `tfdbg_run_id`: string; `""` by default.
+    #[inline]
+    pub fn tfdbg_run_id(self, tfdbg_run_id: &str) -> Self {
+        Self(self.0.set("tfdbg_run_id", tfdbg_run_id.into()))
+    }
+}
+
 /// `DeepCopy`: A copy that shares nothing with its input.
 ///
 /// Inputs: `x: T`.
@@ -411,6 +551,19 @@ pub fn empty_tensor_list(element_shape: &Output, max_num_elements: &Output, elem
         .input(element_shape)
         .input(max_num_elements)
         .set("element_dtype", element_dtype.into())
+}
+
+/// `EmptyTensorMap`: A map without keys.
+///
+/// No inputs.
+///
+/// Outputs: `handle: variant`.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn empty_tensor_map(graph: &Graph) -> Builder {
+    Builder::new("EmptyTensorMap", graph)
 }
 
 /// `EnsureShape`: The same tensor; an error if its shape is not one that `shape` allows.
@@ -2431,6 +2584,107 @@ impl TensorListStackBuilder {
     pub fn num_elements(self, num_elements: i64) -> Self {
         Self(self.0.set("num_elements", num_elements.into()))
     }
+}
+
+/// `TensorMapErase`: The map without one of its keys, which must be in it.
+///
+/// Inputs: `input_handle: variant`, `key: key_dtype`.
+///
+/// Attributes:
+/// - `value_dtype`: type
+///
+/// Outputs: `output_handle: variant`.
+///
+/// Dtypes that follow from the inputs: `key_dtype`: any.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn tensor_map_erase(input_handle: &Output, key: &Output, value_dtype: DType) -> Builder {
+    Builder::new("TensorMapErase", input_handle.graph())
+        .input(input_handle)
+        .input(key)
+        .set("value_dtype", value_dtype.into())
+}
+
+/// `TensorMapHasKey`: Whether the map has a key.
+///
+/// Inputs: `input_handle: variant`, `key: key_dtype`.
+///
+/// Outputs: `has_key: bool`.
+///
+/// Dtypes that follow from the inputs: `key_dtype`: any.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn tensor_map_has_key(input_handle: &Output, key: &Output) -> Builder {
+    Builder::new("TensorMapHasKey", input_handle.graph()).input(input_handle).input(key)
+}
+
+/// `TensorMapInsert`: The map with the value of one key set, whether it had that key or not.
+///
+/// Inputs: `input_handle: variant`, `key: key_dtype`, `value: value_dtype`.
+///
+/// Outputs: `output_handle: variant`.
+///
+/// Dtypes that follow from the inputs: `key_dtype`: any; `value_dtype`: any.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn tensor_map_insert(input_handle: &Output, key: &Output, value: &Output) -> Builder {
+    Builder::new("TensorMapInsert", input_handle.graph()).input(input_handle).input(key).input(value)
+}
+
+/// `TensorMapLookup`: The value of a key, which must be in the map.
+///
+/// Inputs: `input_handle: variant`, `key: key_dtype`.
+///
+/// Attributes:
+/// - `value_dtype`: type
+///
+/// Outputs: `value: value_dtype`.
+///
+/// Dtypes that follow from the inputs: `key_dtype`: any.
+///
+/// Differentiable.
+#[inline]
+#[track_caller]
+pub fn tensor_map_lookup(input_handle: &Output, key: &Output, value_dtype: DType) -> Builder {
+    Builder::new("TensorMapLookup", input_handle.graph())
+        .input(input_handle)
+        .input(key)
+        .set("value_dtype", value_dtype.into())
+}
+
+/// `TensorMapSize`: The number of keys of the map.
+///
+/// Inputs: `input_handle: variant`.
+///
+/// Outputs: `size: int32`.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn tensor_map_size(input_handle: &Output) -> Builder {
+    Builder::new("TensorMapSize", input_handle.graph()).input(input_handle)
+}
+
+/// `TensorMapStackKeys`: All keys of the map, which must be of one shape, as the rows of a tensor; sorted by their bytes.
+///
+/// Inputs: `input_handle: variant`.
+///
+/// Attributes:
+/// - `key_dtype`: type
+///
+/// Outputs: `keys: key_dtype`.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn tensor_map_stack_keys(input_handle: &Output, key_dtype: DType) -> Builder {
+    Builder::new("TensorMapStackKeys", input_handle.graph()).input(input_handle).set("key_dtype", key_dtype.into())
 }
 
 /// `TensorScatterAdd`: A copy of the tensor to which updates are added at `indices`.

@@ -42,6 +42,36 @@ impl BandedTriangularSolveBuilder {
     }
 }
 
+/// `BatchCholesky`: The name that `Cholesky` for batches had before version 14 of graphs.
+///
+/// Inputs: `input: T`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: float64, float32.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_cholesky(input: &Output) -> Builder {
+    Builder::new("BatchCholesky", input.graph()).input(input)
+}
+
+/// `BatchCholeskyGrad`: The name that `CholeskyGrad` for batches had before version 14 of graphs.
+///
+/// Inputs: `l: T`, `grad: T`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: float64, float32.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_cholesky_grad(l: &Output, grad: &Output) -> Builder {
+    Builder::new("BatchCholeskyGrad", l.graph()).input(l).input(grad)
+}
+
 /// `BatchMatMul`: The products of two batches of matrices; an adjoint is a transpose and, of complex matrices, a conjugate.
 ///
 /// Inputs: `x: T`, `y: T`.
@@ -198,6 +228,305 @@ impl BatchMatMulV3Builder {
     #[inline]
     pub fn grad_y(self, grad_y: bool) -> Self {
         Self(self.0.set("grad_y", grad_y.into()))
+    }
+}
+
+/// `BatchMatrixBandPart`: The name that `MatrixBandPart` for batches had before version 14 of graphs.
+///
+/// Inputs: `input: T`, `num_lower: int64`, `num_upper: int64`.
+///
+/// Outputs: `band: T`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_matrix_band_part(input: &Output, num_lower: &Output, num_upper: &Output) -> Builder {
+    Builder::new("BatchMatrixBandPart", input.graph()).input(input).input(num_lower).input(num_upper)
+}
+
+/// `BatchMatrixDeterminant`: The name that `MatrixDeterminant` for batches had before version 14 of graphs.
+///
+/// Inputs: `input: T`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: floats, complex except bfloat16, float16.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_matrix_determinant(input: &Output) -> Builder {
+    Builder::new("BatchMatrixDeterminant", input.graph()).input(input)
+}
+
+/// `BatchMatrixDiag`: The name that `MatrixDiag` for batches had before version 14 of graphs.
+///
+/// Inputs: `diagonal: T`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_matrix_diag(diagonal: &Output) -> Builder {
+    Builder::new("BatchMatrixDiag", diagonal.graph()).input(diagonal)
+}
+
+/// `BatchMatrixDiagPart`: The name that `MatrixDiagPart` for batches had before version 14 of graphs.
+///
+/// Inputs: `input: T`.
+///
+/// Outputs: `diagonal: T`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_matrix_diag_part(input: &Output) -> Builder {
+    Builder::new("BatchMatrixDiagPart", input.graph()).input(input)
+}
+
+/// `BatchMatrixInverse`: The name that `MatrixInverse` for batches had before version 14 of graphs.
+///
+/// Inputs: `input: T`.
+///
+/// Optional attributes:
+/// - `adjoint`: bool; `false` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: float64, float32.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_matrix_inverse(input: &Output) -> BatchMatrixInverseBuilder {
+    BatchMatrixInverseBuilder(Builder::new("BatchMatrixInverse", input.graph()).input(input))
+}
+
+typed_builder! {
+    /// The node in the making of [`batch_matrix_inverse()`], with a method for each optional attribute.
+    BatchMatrixInverseBuilder
+}
+
+impl BatchMatrixInverseBuilder {
+    /// `adjoint`: bool; `false` by default.
+    #[inline]
+    pub fn adjoint(self, adjoint: bool) -> Self {
+        Self(self.0.set("adjoint", adjoint.into()))
+    }
+}
+
+/// `BatchMatrixSetDiag`: The name that `MatrixSetDiag` for batches had before version 14 of graphs.
+///
+/// Inputs: `input: T`, `diagonal: T`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_matrix_set_diag(input: &Output, diagonal: &Output) -> Builder {
+    Builder::new("BatchMatrixSetDiag", input.graph()).input(input).input(diagonal)
+}
+
+/// `BatchMatrixSolve`: The name that `MatrixSolve` for batches had before version 14 of graphs.
+///
+/// Inputs: `matrix: T`, `rhs: T`.
+///
+/// Optional attributes:
+/// - `adjoint`: bool; `false` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: float64, float32.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_matrix_solve(matrix: &Output, rhs: &Output) -> BatchMatrixSolveBuilder {
+    BatchMatrixSolveBuilder(Builder::new("BatchMatrixSolve", matrix.graph()).input(matrix).input(rhs))
+}
+
+typed_builder! {
+    /// The node in the making of [`batch_matrix_solve()`], with a method for each optional attribute.
+    BatchMatrixSolveBuilder
+}
+
+impl BatchMatrixSolveBuilder {
+    /// `adjoint`: bool; `false` by default.
+    #[inline]
+    pub fn adjoint(self, adjoint: bool) -> Self {
+        Self(self.0.set("adjoint", adjoint.into()))
+    }
+}
+
+/// `BatchMatrixSolveLs`: The name that `MatrixSolveLs` for batches had before version 14 of graphs.
+///
+/// Inputs: `matrix: T`, `rhs: T`, `l2_regularizer: float64`.
+///
+/// Optional attributes:
+/// - `fast`: bool; `true` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: float64, float32.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_matrix_solve_ls(matrix: &Output, rhs: &Output, l2_regularizer: &Output) -> BatchMatrixSolveLsBuilder {
+    BatchMatrixSolveLsBuilder(
+        Builder::new("BatchMatrixSolveLs", matrix.graph())
+            .input(matrix)
+            .input(rhs)
+            .input(l2_regularizer),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`batch_matrix_solve_ls()`], with a method for each optional attribute.
+    BatchMatrixSolveLsBuilder
+}
+
+impl BatchMatrixSolveLsBuilder {
+    /// `fast`: bool; `true` by default.
+    #[inline]
+    pub fn fast(self, fast: bool) -> Self {
+        Self(self.0.set("fast", fast.into()))
+    }
+}
+
+/// `BatchMatrixTriangularSolve`: The name that `MatrixTriangularSolve` for batches had before version 14 of graphs.
+///
+/// Inputs: `matrix: T`, `rhs: T`.
+///
+/// Optional attributes:
+/// - `lower`: bool; `true` by default
+/// - `adjoint`: bool; `false` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: float64, float32.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_matrix_triangular_solve(matrix: &Output, rhs: &Output) -> BatchMatrixTriangularSolveBuilder {
+    BatchMatrixTriangularSolveBuilder(
+        Builder::new("BatchMatrixTriangularSolve", matrix.graph())
+            .input(matrix)
+            .input(rhs),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`batch_matrix_triangular_solve()`], with a method for each optional attribute.
+    BatchMatrixTriangularSolveBuilder
+}
+
+impl BatchMatrixTriangularSolveBuilder {
+    /// `lower`: bool; `true` by default.
+    #[inline]
+    pub fn lower(self, lower: bool) -> Self {
+        Self(self.0.set("lower", lower.into()))
+    }
+
+    /// `adjoint`: bool; `false` by default.
+    #[inline]
+    pub fn adjoint(self, adjoint: bool) -> Self {
+        Self(self.0.set("adjoint", adjoint.into()))
+    }
+}
+
+/// `BatchSelfAdjointEig`: The name that `SelfAdjointEig` for batches had before version 14 of graphs.
+///
+/// Inputs: `input: T`.
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: float64, float32.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_self_adjoint_eig(input: &Output) -> Builder {
+    Builder::new("BatchSelfAdjointEig", input.graph()).input(input)
+}
+
+/// `BatchSelfAdjointEigV2`: The name that `SelfAdjointEigV2` for batches had before version 14 of graphs.
+///
+/// Inputs: `input: T`.
+///
+/// Optional attributes:
+/// - `compute_v`: bool; `true` by default
+///
+/// Outputs: `e: T`, `v: T`.
+///
+/// Dtypes that follow from the inputs: `T`: float64, float32.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_self_adjoint_eig_v2(input: &Output) -> BatchSelfAdjointEigV2Builder {
+    BatchSelfAdjointEigV2Builder(Builder::new("BatchSelfAdjointEigV2", input.graph()).input(input))
+}
+
+typed_builder! {
+    /// The node in the making of [`batch_self_adjoint_eig_v2()`], with a method for each optional attribute.
+    BatchSelfAdjointEigV2Builder
+}
+
+impl BatchSelfAdjointEigV2Builder {
+    /// `compute_v`: bool; `true` by default.
+    #[inline]
+    pub fn compute_v(self, compute_v: bool) -> Self {
+        Self(self.0.set("compute_v", compute_v.into()))
+    }
+}
+
+/// `BatchSvd`: The name that `Svd` for batches had before version 14 of graphs.
+///
+/// Inputs: `input: T`.
+///
+/// Optional attributes:
+/// - `compute_uv`: bool; `true` by default
+/// - `full_matrices`: bool; `false` by default
+///
+/// Outputs: `s: T`, `u: T`, `v: T`.
+///
+/// Dtypes that follow from the inputs: `T`: floats, complex except bfloat16, float16.
+///
+/// No gradient is defined.
+#[inline]
+#[track_caller]
+pub fn batch_svd(input: &Output) -> BatchSvdBuilder {
+    BatchSvdBuilder(Builder::new("BatchSvd", input.graph()).input(input))
+}
+
+typed_builder! {
+    /// The node in the making of [`batch_svd()`], with a method for each optional attribute.
+    BatchSvdBuilder
+}
+
+impl BatchSvdBuilder {
+    /// `compute_uv`: bool; `true` by default.
+    #[inline]
+    pub fn compute_uv(self, compute_uv: bool) -> Self {
+        Self(self.0.set("compute_uv", compute_uv.into()))
+    }
+
+    /// `full_matrices`: bool; `false` by default.
+    #[inline]
+    pub fn full_matrices(self, full_matrices: bool) -> Self {
+        Self(self.0.set("full_matrices", full_matrices.into()))
     }
 }
 

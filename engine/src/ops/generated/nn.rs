@@ -4494,3 +4494,449 @@ impl TopKV2Builder {
         Self(self.0.set("index_type", index_type.into()))
     }
 }
+
+/// `UniformDequantize`: Quantised integers as real numbers: (input - zero point) \* scale.
+///
+/// Inputs: `input: Tin`, `scales: float32`, `zero_points: int32`.
+///
+/// Attributes:
+/// - `tout`: type of float32
+/// - `quantization_min_val`: int
+/// - `quantization_max_val`: int
+///
+/// Optional attributes:
+/// - `quantization_axis`: int; `-1` by default
+///
+/// Outputs: `output: Tout`.
+///
+/// Dtypes that follow from the inputs: `Tin`: qint8, quint8, qint32.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn uniform_dequantize(
+    input: &Output,
+    scales: &Output,
+    zero_points: &Output,
+    tout: DType,
+    quantization_min_val: i64,
+    quantization_max_val: i64,
+) -> UniformDequantizeBuilder {
+    UniformDequantizeBuilder(
+        Builder::new("UniformDequantize", input.graph())
+            .input(input)
+            .input(scales)
+            .input(zero_points)
+            .set("Tout", tout.into())
+            .set("quantization_min_val", quantization_min_val.into())
+            .set("quantization_max_val", quantization_max_val.into()),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`uniform_dequantize()`], with a method for each optional attribute.
+    UniformDequantizeBuilder
+}
+
+impl UniformDequantizeBuilder {
+    /// `quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn quantization_axis(self, quantization_axis: i64) -> Self {
+        Self(self.0.set("quantization_axis", quantization_axis.into()))
+    }
+}
+
+/// `UniformQuantize`: Real numbers as quantised integers: input / scale + zero point, rounded.
+///
+/// Inputs: `input: Tin`, `scales: float32`, `zero_points: int32`.
+///
+/// Attributes:
+/// - `tout`: type of qint8, quint8, qint32
+/// - `quantization_min_val`: int
+/// - `quantization_max_val`: int
+///
+/// Optional attributes:
+/// - `quantization_axis`: int; `-1` by default
+///
+/// Outputs: `output: Tout`.
+///
+/// Dtypes that follow from the inputs: `Tin`: float32.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn uniform_quantize(
+    input: &Output,
+    scales: &Output,
+    zero_points: &Output,
+    tout: DType,
+    quantization_min_val: i64,
+    quantization_max_val: i64,
+) -> UniformQuantizeBuilder {
+    UniformQuantizeBuilder(
+        Builder::new("UniformQuantize", input.graph())
+            .input(input)
+            .input(scales)
+            .input(zero_points)
+            .set("Tout", tout.into())
+            .set("quantization_min_val", quantization_min_val.into())
+            .set("quantization_max_val", quantization_max_val.into()),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`uniform_quantize()`], with a method for each optional attribute.
+    UniformQuantizeBuilder
+}
+
+impl UniformQuantizeBuilder {
+    /// `quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn quantization_axis(self, quantization_axis: i64) -> Self {
+        Self(self.0.set("quantization_axis", quantization_axis.into()))
+    }
+}
+
+/// `UniformQuantizedAdd`: The sum of quantised integers of different scales, which broadcast, on the output's scale.
+///
+/// Inputs: `lhs: T`, `rhs: T`, `lhs_scales: float32`, `lhs_zero_points: int32`, `rhs_scales: float32`, `rhs_zero_points: int32`, `output_scales: float32`, `output_zero_points: int32`.
+///
+/// Attributes:
+/// - `lhs_quantization_min_val`: int
+/// - `lhs_quantization_max_val`: int
+/// - `rhs_quantization_min_val`: int
+/// - `rhs_quantization_max_val`: int
+/// - `output_quantization_min_val`: int
+/// - `output_quantization_max_val`: int
+///
+/// Optional attributes:
+/// - `lhs_quantization_axis`: int; `-1` by default
+/// - `rhs_quantization_axis`: int; `-1` by default
+/// - `output_quantization_axis`: int; `-1` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: qint32.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn uniform_quantized_add(
+    lhs: &Output,
+    rhs: &Output,
+    lhs_scales: &Output,
+    lhs_zero_points: &Output,
+    rhs_scales: &Output,
+    rhs_zero_points: &Output,
+    output_scales: &Output,
+    output_zero_points: &Output,
+    lhs_quantization_min_val: i64,
+    lhs_quantization_max_val: i64,
+    rhs_quantization_min_val: i64,
+    rhs_quantization_max_val: i64,
+    output_quantization_min_val: i64,
+    output_quantization_max_val: i64,
+) -> UniformQuantizedAddBuilder {
+    UniformQuantizedAddBuilder(
+        Builder::new("UniformQuantizedAdd", lhs.graph())
+            .input(lhs)
+            .input(rhs)
+            .input(lhs_scales)
+            .input(lhs_zero_points)
+            .input(rhs_scales)
+            .input(rhs_zero_points)
+            .input(output_scales)
+            .input(output_zero_points)
+            .set("lhs_quantization_min_val", lhs_quantization_min_val.into())
+            .set("lhs_quantization_max_val", lhs_quantization_max_val.into())
+            .set("rhs_quantization_min_val", rhs_quantization_min_val.into())
+            .set("rhs_quantization_max_val", rhs_quantization_max_val.into())
+            .set("output_quantization_min_val", output_quantization_min_val.into())
+            .set("output_quantization_max_val", output_quantization_max_val.into()),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`uniform_quantized_add()`], with a method for each optional attribute.
+    UniformQuantizedAddBuilder
+}
+
+impl UniformQuantizedAddBuilder {
+    /// `lhs_quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn lhs_quantization_axis(self, lhs_quantization_axis: i64) -> Self {
+        Self(self.0.set("lhs_quantization_axis", lhs_quantization_axis.into()))
+    }
+
+    /// `rhs_quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn rhs_quantization_axis(self, rhs_quantization_axis: i64) -> Self {
+        Self(self.0.set("rhs_quantization_axis", rhs_quantization_axis.into()))
+    }
+
+    /// `output_quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn output_quantization_axis(self, output_quantization_axis: i64) -> Self {
+        Self(self.0.set("output_quantization_axis", output_quantization_axis.into()))
+    }
+}
+
+/// `UniformQuantizedClipByValue`: Quantised integers within bounds, which are on their scale.
+///
+/// Inputs: `operand: T`, `min: T`, `max: T`, `scales: float32`, `zero_points: int32`.
+///
+/// Attributes:
+/// - `quantization_min_val`: int
+/// - `quantization_max_val`: int
+///
+/// Optional attributes:
+/// - `quantization_axis`: int; `-1` by default
+///
+/// Outputs: `output: T`.
+///
+/// Dtypes that follow from the inputs: `T`: qint32.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn uniform_quantized_clip_by_value(
+    operand: &Output,
+    min: &Output,
+    max: &Output,
+    scales: &Output,
+    zero_points: &Output,
+    quantization_min_val: i64,
+    quantization_max_val: i64,
+) -> UniformQuantizedClipByValueBuilder {
+    UniformQuantizedClipByValueBuilder(
+        Builder::new("UniformQuantizedClipByValue", operand.graph())
+            .input(operand)
+            .input(min)
+            .input(max)
+            .input(scales)
+            .input(zero_points)
+            .set("quantization_min_val", quantization_min_val.into())
+            .set("quantization_max_val", quantization_max_val.into()),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`uniform_quantized_clip_by_value()`], with a method for each optional attribute.
+    UniformQuantizedClipByValueBuilder
+}
+
+impl UniformQuantizedClipByValueBuilder {
+    /// `quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn quantization_axis(self, quantization_axis: i64) -> Self {
+        Self(self.0.set("quantization_axis", quantization_axis.into()))
+    }
+}
+
+/// `UniformQuantizedDot`: The product of two matrices of quantised integers; the right one may have a scale for each column.
+///
+/// Inputs: `lhs: Tin`, `rhs: Tin`, `lhs_scales: float32`, `lhs_zero_points: int32`, `rhs_scales: float32`, `rhs_zero_points: int32`, `output_scales: float32`, `output_zero_points: int32`.
+///
+/// Attributes:
+/// - `tout`: type of qint32
+/// - `lhs_quantization_min_val`: int
+/// - `lhs_quantization_max_val`: int
+/// - `rhs_quantization_min_val`: int
+/// - `rhs_quantization_max_val`: int
+/// - `output_quantization_min_val`: int
+/// - `output_quantization_max_val`: int
+///
+/// Optional attributes:
+/// - `lhs_quantization_axis`: int; `-1` by default
+/// - `rhs_quantization_axis`: int; `-1` by default
+/// - `output_quantization_axis`: int; `-1` by default
+///
+/// Outputs: `output: Tout`.
+///
+/// Dtypes that follow from the inputs: `Tin`: qint8.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn uniform_quantized_dot(
+    lhs: &Output,
+    rhs: &Output,
+    lhs_scales: &Output,
+    lhs_zero_points: &Output,
+    rhs_scales: &Output,
+    rhs_zero_points: &Output,
+    output_scales: &Output,
+    output_zero_points: &Output,
+    tout: DType,
+    lhs_quantization_min_val: i64,
+    lhs_quantization_max_val: i64,
+    rhs_quantization_min_val: i64,
+    rhs_quantization_max_val: i64,
+    output_quantization_min_val: i64,
+    output_quantization_max_val: i64,
+) -> UniformQuantizedDotBuilder {
+    UniformQuantizedDotBuilder(
+        Builder::new("UniformQuantizedDot", lhs.graph())
+            .input(lhs)
+            .input(rhs)
+            .input(lhs_scales)
+            .input(lhs_zero_points)
+            .input(rhs_scales)
+            .input(rhs_zero_points)
+            .input(output_scales)
+            .input(output_zero_points)
+            .set("Tout", tout.into())
+            .set("lhs_quantization_min_val", lhs_quantization_min_val.into())
+            .set("lhs_quantization_max_val", lhs_quantization_max_val.into())
+            .set("rhs_quantization_min_val", rhs_quantization_min_val.into())
+            .set("rhs_quantization_max_val", rhs_quantization_max_val.into())
+            .set("output_quantization_min_val", output_quantization_min_val.into())
+            .set("output_quantization_max_val", output_quantization_max_val.into()),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`uniform_quantized_dot()`], with a method for each optional attribute.
+    UniformQuantizedDotBuilder
+}
+
+impl UniformQuantizedDotBuilder {
+    /// `lhs_quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn lhs_quantization_axis(self, lhs_quantization_axis: i64) -> Self {
+        Self(self.0.set("lhs_quantization_axis", lhs_quantization_axis.into()))
+    }
+
+    /// `rhs_quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn rhs_quantization_axis(self, rhs_quantization_axis: i64) -> Self {
+        Self(self.0.set("rhs_quantization_axis", rhs_quantization_axis.into()))
+    }
+
+    /// `output_quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn output_quantization_axis(self, output_quantization_axis: i64) -> Self {
+        Self(self.0.set("output_quantization_axis", output_quantization_axis.into()))
+    }
+}
+
+/// `UniformQuantizedDotHybrid`: The product of a matrix of real numbers, each row quantised by its range, and one of quantised integers.
+///
+/// Inputs: `lhs: Tlhs`, `rhs: Trhs`, `rhs_scales: float32`, `rhs_zero_points: int32`.
+///
+/// Attributes:
+/// - `tout`: type of float32
+/// - `rhs_quantization_min_val`: int
+/// - `rhs_quantization_max_val`: int
+///
+/// Optional attributes:
+/// - `rhs_quantization_axis`: int; `-1` by default
+///
+/// Outputs: `output: Tout`.
+///
+/// Dtypes that follow from the inputs: `Tlhs`: float32; `Trhs`: qint8.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn uniform_quantized_dot_hybrid(
+    lhs: &Output,
+    rhs: &Output,
+    rhs_scales: &Output,
+    rhs_zero_points: &Output,
+    tout: DType,
+    rhs_quantization_min_val: i64,
+    rhs_quantization_max_val: i64,
+) -> UniformQuantizedDotHybridBuilder {
+    UniformQuantizedDotHybridBuilder(
+        Builder::new("UniformQuantizedDotHybrid", lhs.graph())
+            .input(lhs)
+            .input(rhs)
+            .input(rhs_scales)
+            .input(rhs_zero_points)
+            .set("Tout", tout.into())
+            .set("rhs_quantization_min_val", rhs_quantization_min_val.into())
+            .set("rhs_quantization_max_val", rhs_quantization_max_val.into()),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`uniform_quantized_dot_hybrid()`], with a method for each optional attribute.
+    UniformQuantizedDotHybridBuilder
+}
+
+impl UniformQuantizedDotHybridBuilder {
+    /// `rhs_quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn rhs_quantization_axis(self, rhs_quantization_axis: i64) -> Self {
+        Self(self.0.set("rhs_quantization_axis", rhs_quantization_axis.into()))
+    }
+}
+
+/// `UniformRequantize`: Quantised integers on another scale; the output is of qint8.
+///
+/// Inputs: `input: Tin`, `input_scales: float32`, `input_zero_points: int32`, `output_scales: float32`, `output_zero_points: int32`.
+///
+/// Attributes:
+/// - `tout`: type of qint8, qint32
+/// - `input_quantization_min_val`: int
+/// - `input_quantization_max_val`: int
+/// - `output_quantization_min_val`: int
+/// - `output_quantization_max_val`: int
+///
+/// Optional attributes:
+/// - `input_quantization_axis`: int; `-1` by default
+/// - `output_quantization_axis`: int; `-1` by default
+///
+/// Outputs: `output: Tout`.
+///
+/// Dtypes that follow from the inputs: `Tin`: qint8, qint32.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn uniform_requantize(
+    input: &Output,
+    input_scales: &Output,
+    input_zero_points: &Output,
+    output_scales: &Output,
+    output_zero_points: &Output,
+    tout: DType,
+    input_quantization_min_val: i64,
+    input_quantization_max_val: i64,
+    output_quantization_min_val: i64,
+    output_quantization_max_val: i64,
+) -> UniformRequantizeBuilder {
+    UniformRequantizeBuilder(
+        Builder::new("UniformRequantize", input.graph())
+            .input(input)
+            .input(input_scales)
+            .input(input_zero_points)
+            .input(output_scales)
+            .input(output_zero_points)
+            .set("Tout", tout.into())
+            .set("input_quantization_min_val", input_quantization_min_val.into())
+            .set("input_quantization_max_val", input_quantization_max_val.into())
+            .set("output_quantization_min_val", output_quantization_min_val.into())
+            .set("output_quantization_max_val", output_quantization_max_val.into()),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`uniform_requantize()`], with a method for each optional attribute.
+    UniformRequantizeBuilder
+}
+
+impl UniformRequantizeBuilder {
+    /// `input_quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn input_quantization_axis(self, input_quantization_axis: i64) -> Self {
+        Self(self.0.set("input_quantization_axis", input_quantization_axis.into()))
+    }
+
+    /// `output_quantization_axis`: int; `-1` by default.
+    #[inline]
+    pub fn output_quantization_axis(self, output_quantization_axis: i64) -> Self {
+        Self(self.0.set("output_quantization_axis", output_quantization_axis.into()))
+    }
+}

@@ -827,6 +827,50 @@ impl SobolSampleBuilder {
     }
 }
 
+/// `StatefulRandomBinomial`: Binomially distributed numbers of a stream in a variable; `shape` ends with that of the parameters.
+///
+/// Inputs: `resource: resource`, `algorithm: int64`, `shape: S`, `counts: T`, `probs: T`.
+///
+/// Optional attributes:
+/// - `dtype`: type of floats, signed integers except int16, int8, bfloat16; `int64` by default
+///
+/// Outputs: `output: dtype`.
+///
+/// Dtypes that follow from the inputs: `S`: int32, int64; `T`: floats, signed integers except int16, int8, bfloat16.
+///
+/// Gradients stop here. Has state or side effects.
+#[inline]
+#[track_caller]
+pub fn stateful_random_binomial(
+    resource: &Output,
+    algorithm: &Output,
+    shape: &Output,
+    counts: &Output,
+    probs: &Output,
+) -> StatefulRandomBinomialBuilder {
+    StatefulRandomBinomialBuilder(
+        Builder::new("StatefulRandomBinomial", resource.graph())
+            .input(resource)
+            .input(algorithm)
+            .input(shape)
+            .input(counts)
+            .input(probs),
+    )
+}
+
+typed_builder! {
+    /// The node in the making of [`stateful_random_binomial()`], with a method for each optional attribute.
+    StatefulRandomBinomialBuilder
+}
+
+impl StatefulRandomBinomialBuilder {
+    /// `dtype`: type of floats, signed integers except int16, int8, bfloat16; `int64` by default.
+    #[inline]
+    pub fn dtype(self, dtype: DType) -> Self {
+        Self(self.0.set("dtype", dtype.into()))
+    }
+}
+
 /// `StatefulStandardNormal`: Random numbers of a stream whose place a resource variable keeps.
 ///
 /// Inputs: `resource: resource`, `shape: shape_dtype`.

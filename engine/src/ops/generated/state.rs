@@ -317,6 +317,19 @@ pub fn count_up_to(ref_: &Output, limit: i64) -> Builder {
     Builder::new("CountUpTo", ref_.graph()).input(ref_).set("limit", limit.into())
 }
 
+/// `DeleteSessionTensor`: Forgets the tensor that was kept under this handle.
+///
+/// Inputs: `handle: string`.
+///
+/// No outputs.
+///
+/// Gradients stop here. Has state or side effects.
+#[inline]
+#[track_caller]
+pub fn delete_session_tensor(handle: &Output) -> Builder {
+    Builder::new("DeleteSessionTensor", handle.graph()).input(handle)
+}
+
 /// `DestroyResourceOp`: Destroys the resource: a variable loses its value.
 ///
 /// Inputs: `resource: resource`.
@@ -375,6 +388,52 @@ pub fn destroy_temporary_variable(ref_: &Output, var_name: &str) -> Builder {
 #[track_caller]
 pub fn disable_copy_on_read(resource: &Output) -> Builder {
     Builder::new("DisableCopyOnRead", resource.graph()).input(resource)
+}
+
+/// `GetSessionHandle`: Keeps a tensor in the session's state and outputs the handle under which GetSessionTensor finds it.
+///
+/// Inputs: `value: T`.
+///
+/// Outputs: `handle: string`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// Gradients stop here. Has state or side effects.
+#[inline]
+#[track_caller]
+pub fn get_session_handle(value: &Output) -> Builder {
+    Builder::new("GetSessionHandle", value.graph()).input(value)
+}
+
+/// `GetSessionHandleV2`: Keeps a tensor in the session's state; the output is a resource whose name is the handle.
+///
+/// Inputs: `value: T`.
+///
+/// Outputs: `handle: resource`.
+///
+/// Dtypes that follow from the inputs: `T`: any.
+///
+/// Gradients stop here. Has state or side effects.
+#[inline]
+#[track_caller]
+pub fn get_session_handle_v2(value: &Output) -> Builder {
+    Builder::new("GetSessionHandleV2", value.graph()).input(value)
+}
+
+/// `GetSessionTensor`: The tensor that GetSessionHandle kept on the same task under this handle.
+///
+/// Inputs: `handle: string`.
+///
+/// Attributes:
+/// - `dtype`: type
+///
+/// Outputs: `value: dtype`.
+///
+/// Gradients stop here. Has state or side effects.
+#[inline]
+#[track_caller]
+pub fn get_session_tensor(handle: &Output, dtype: DType) -> Builder {
+    Builder::new("GetSessionTensor", handle.graph()).input(handle).set("dtype", dtype.into())
 }
 
 /// `HashTable`: A table of keys and values that lives as long as the session.

@@ -255,6 +255,19 @@ impl EncodeBase64Builder {
     }
 }
 
+/// `Fact`: A fact about factorials.
+///
+/// No inputs.
+///
+/// Outputs: `fact: string`.
+///
+/// Gradients stop here.
+#[inline]
+#[track_caller]
+pub fn fact(graph: &Graph) -> Builder {
+    Builder::new("Fact", graph)
+}
+
 /// `Fingerprint`: The farmhash fingerprint of every row, as eight bytes.
 ///
 /// Inputs: `data: T`, `method: string`.

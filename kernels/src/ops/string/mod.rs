@@ -5,6 +5,7 @@ pub mod case;
 mod codec;
 pub mod convert;
 pub mod csv;
+pub mod fact;
 pub(crate) mod hash;
 pub mod hash_bucket;
 pub mod join;
