@@ -244,7 +244,7 @@ mod tests {
         };
         assert_eq!(fetch(&floats, &first).unwrap()[0], Tensor::from([1f32, 2.]));
         assert_eq!(fetch(&ints, &first).unwrap_err().code(), Code::InvalidArgument);
-        let forget = |h: &Tensor| run.run(&[], &[delete.clone()], &[(handle.clone(), h.clone())]);
+        let forget = |h: &Tensor| run.run(&[], std::slice::from_ref(&delete), &[(handle.clone(), h.clone())]);
         forget(&first).unwrap();
         assert_eq!(forget(&first).unwrap_err().code(), Code::NotFound);
         assert_eq!(fetch(&floats, &first).unwrap_err().code(), Code::NotFound);
