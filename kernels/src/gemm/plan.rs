@@ -157,9 +157,9 @@ pub(super) fn layout<T>(p: &Product<T>, lanes: usize) -> Plan {
     let rows_collide = row.is_multiple_of(PAGE);
     let often = p.m >= OFTEN || (p.m >= 16 && p.k >= 256);
     // So do rows half a page apart, or another part of it, that a set of the first-level cache has no ways for: unpacked,
-    // 1000 × 512 × 784 had 14 % less on a Zen 5 core, 784 × 512 × 64 15 % and 2048 × 512 × 2048 27 %; on a Zen 4 core, which
-    // takes twice the time for the same multiply-adds, nothing. Other layouts are as fast unpacked for many rows, and up
-    // to 30 % faster for few.
+    // gradients of weights, 784 × 512 × 1024, had 10 to 25 % less on a Zen 5 core, and in small pages of memory others as
+    // well, 784 × 512 × 64 15 % and 2048 × 512 × 2048 27 %; a Zen 4 core, which takes twice the time for the same
+    // multiply-adds, showed nothing. Other layouts are as fast unpacked for many rows, and up to 30 % faster for few.
     let crowded = p.k.saturating_mul(period(row)) / PAGE > super::simd::first_level_ways();
     let pack_b = p.b_col != 1 || (rows_collide && often) || (crowded && p.m >= OFTEN && p.n * size >= BROAD);
     // A step of the inner dimension takes one line of such an A, far from the next one. Copies are read as one stream for
