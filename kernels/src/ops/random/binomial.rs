@@ -10,7 +10,7 @@ use actorflow_core::philox::Philox;
 use actorflow_core::{DType, PartialShape, Shape, Tensor, register_ops};
 
 use super::gamma::fill_by;
-use super::stateful::advance;
+use super::stateful::{advance, check_algorithm};
 use super::stateless::{PHILOX, seeded};
 use super::stream::{Doubles, doubles, shape_input, uniform_pair};
 use crate::ops::state::access;
@@ -179,19 +179,7 @@ impl Kernel for Stateful {
     }
 
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
-        let algorithm = cx.input(1)?;
-        if !algorithm.shape().is_scalar() {
-            return Err(Error::invalid(format!(
-                "algorithm must be of shape [], not {}",
-                algorithm.shape()
-            )));
-        }
-        let n = algorithm.to_i64()?;
-        if n != PHILOX {
-            return Err(Error::invalid(format!(
-                "Unsupported algorithm id: {n}; {PHILOX} is Philox"
-            )));
-        }
+        check_algorithm(cx.input(1)?, &[PHILOX])?;
         let t = draw(cx, self.0, (2, 3), |samples, parameters| {
             // TensorFlow's reckoning, by which other operations on the variable go on.
             let outputs = (samples as u64).wrapping_add(3);

@@ -40,7 +40,11 @@ struct Stateful {
     dtype: DType,
 }
 
-fn check_algorithm(t: &Tensor) -> Result<()> {
+/// Fails unless the input is the number of one of these algorithms.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` naming its shape or the number.
+pub(super) fn check_algorithm(t: &Tensor, known: &[i64]) -> Result<()> {
     if !t.shape().is_scalar() {
         return Err(Error::invalid(format!(
             "algorithm must be of shape [], not {}",
@@ -48,7 +52,7 @@ fn check_algorithm(t: &Tensor) -> Result<()> {
         )));
     }
     match t.to_i64()? {
-        PHILOX | AUTO => Ok(()),
+        n if known.contains(&n) => Ok(()),
         n => Err(Error::invalid(format!(
             "Unsupported algorithm id: {n}; {PHILOX} is Philox"
         ))),
@@ -95,7 +99,7 @@ impl Kernel for Stateful {
 
     fn compute(&self, cx: &mut OpContext<'_>) -> Result<()> {
         if let Some(i) = self.algorithm {
-            check_algorithm(cx.input(i)?)?;
+            check_algorithm(cx.input(i)?, &[PHILOX, AUTO])?;
         }
         let skips = matches!(self.draw, Draw::Skip | Draw::ReadAndSkip);
         let at = self.algorithm.map_or(1, |i| i + 1);

@@ -7,30 +7,9 @@ use actorflow_core::{Shape, register_ops};
 
 use super::convert::{fill, operation, with_attrs};
 use super::{Bounds, Rescale, Scales, Slices, axis, read};
+use crate::ops::array::broadcast::broadcast;
 use crate::ops::quantized::range::stored;
 use crate::shapes;
-
-/// Which element of a tensor belongs to an element of what it broadcasts to.
-fn source(own: &Shape, out: &Shape) -> impl Fn(usize) -> usize + Sync {
-    let missing = out.rank() - own.rank();
-    // Extents of the output, innermost first, and the strides of the tensor along them.
-    let strides = own.strides();
-    let axes: Vec<(usize, usize)> = (0..out.rank())
-        .rev()
-        .map(|k| match k.checked_sub(missing) {
-            Some(j) if own[j] > 1 => (out[k], strides[j]),
-            _ => (out[k], 0),
-        })
-        .collect();
-    move |mut i| {
-        let mut at = 0;
-        for &(n, stride) in &axes {
-            at += i % n * stride;
-            i /= n;
-        }
-        at
-    }
-}
 
 struct Add {
     lhs: Option<usize>,
@@ -85,11 +64,11 @@ impl Kernel for Add {
         let slices_b = self.operand("rhs", &own_b, self.rhs, sb, &out)?;
         let (from_a, from_b) = (Rescale::new(&own_a, &to)?, Rescale::new(&own_b, &to)?);
         let slices = Slices::along(&out, self.output);
-        let (at_a, at_b) = (source(sa, &out), source(sb, &out));
-        let (x, y) = (a.as_slice::<i32>()?, b.as_slice::<i32>()?);
+        let (x, y) = (broadcast(cx, &a, &out)?, broadcast(cx, &b, &out)?);
+        let (x, y) = (x.as_slice::<i32>()?, y.as_slice::<i32>()?);
         fill::<i32>(cx, out.clone(), |i| {
-            let left = read(from_a.bare(slices_a.at(i), read(x[at_a(i)])));
-            let right = read(from_b.bare(slices_b.at(i), read(y[at_b(i)])));
+            let left = read(from_a.bare(slices_a.at(i), read(x[i])));
+            let right = read(from_b.bare(slices_b.at(i), read(y[i])));
             let (_, zero) = to.at(slices.at(i));
             self.bounds.clamp(left.wrapping_add(right).wrapping_add(zero))
         })
