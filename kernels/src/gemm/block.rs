@@ -89,7 +89,6 @@ pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<u
         let turn = buffer.wrapping_add(b_len);
         let a_buffer = turn.wrapping_add(t_len);
         let mut k0 = 0;
-        let mut links = [Link { a: 0, b: 0, k: 0 }; LINKS];
         loop {
             let depth = kc.min(p.k - k0);
             let last = k0 + depth == p.k;
@@ -117,12 +116,8 @@ pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<u
                     }
                     b = b_buffer;
                 }
-                let columns = if plan.pack_a { panel } else { p.a_col };
-                let b_rows = if plan.pack_b { panel } else { p.b_row };
-                let soon = plan.asks(p, depth, width < cols.end - j0);
-                let count = cut::<S::T>(depth, soon != Asks::Nothing, (columns, b_rows), &mut links);
                 let inner = Inner {
-                    links: &links[..count],
+                    links: &[Link { a: 0, b: 0, k: depth }],
                     a: p.a.wrapping_add(rows.start * p.a_row + k0 * p.a_col),
                     b,
                     packed: plan.pack_b,
@@ -130,7 +125,7 @@ pub(super) unsafe fn block<S: Isa>(p: &Product<S::T>, plan: &Plan, rows: Range<u
                     height: rows.len(),
                     width,
                     after: plan.nc.min(cols.end - j0 - width),
-                    asks: soon,
+                    asks: plan.asks(p, depth, width < cols.end - j0),
                     i0: rows.start,
                     j0,
                     beta: if k0 == 0 { p.beta } else { S::T::ONE },
@@ -194,26 +189,6 @@ fn strips_of_panels(rows: usize, panel: usize, most: usize) -> impl Iterator<Ite
     (0..rows).step_by(panel).flat_map(of_panel)
 }
 
-/// Links that an inner dimension is cut in at most, so that there are moments to ask for memory.
-const LINKS: usize = 64;
-
-/// Cuts an inner dimension of `depth` steps into links for [`Soon`], or makes it one: how many of `links` it takes.
-fn cut<T: Real>(depth: usize, soon: bool, (a_col, b_row): (usize, usize), links: &mut [Link; LINKS]) -> usize {
-    let most = match soon {
-        true => Soon::<T>::CHUNK.max(depth.div_ceil(LINKS)),
-        false => depth.max(1),
-    };
-    let count = depth.div_ceil(most).max(1);
-    for (n, link) in links.iter_mut().enumerate().take(count) {
-        *link = Link {
-            a: n * most * a_col,
-            b: n * most * b_row,
-            k: most.min(depth - n * most),
-        };
-    }
-    count
-}
-
 /// The operands of the two loops over tiles.
 struct Inner<'a, T> {
     links: &'a [Link],
@@ -261,7 +236,7 @@ impl<T: Real> Inner<'_, T> {
             let soon = match (self.asks, next.next()) {
                 (Asks::Output, Some((i, height))) => {
                     let c = p.c.wrapping_add((self.i0 + i) * p.c_row + self.j0);
-                    Soon::below(c, (height, p.c_row), (tiles, 2 * S::LANES), self.links.len())
+                    Soon::below(c, (height, p.c_row), (tiles, 2 * S::LANES), self.depth)
                 }
                 (Asks::Operands, Some((i, height))) if plan.asks_for_rows(p) => [
                     Soon::along(self.a.wrapping_add(i * p.a_row), (height, p.a_row), tiles),
@@ -355,7 +330,7 @@ impl<T: Real> Inner<'_, T> {
         plan: &Plan,
         (a, a_row, a_col): (*const T, usize, usize),
         (i, height): (usize, usize),
-        soon: &[Soon<T>],
+        soon: &[Soon<T>; 2],
     ) {
         let l = S::LANES;
         let row = self.i0 + i;

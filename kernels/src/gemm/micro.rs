@@ -9,6 +9,7 @@
 use super::chain::Link;
 use super::simd::{Portable, Real, Simd};
 use super::soon::Soon;
+use super::walk::{self, Along, Anyhow, Asks, Down, Stream};
 
 /// The operands of a strip: tiles side by side, all of a kernel's size except that the last vector may be partial.
 pub(super) struct Strip<'a, T> {
@@ -46,8 +47,8 @@ pub(super) struct Strip<'a, T> {
     pub(super) bias: *const T,
     /// Whether negative results become zero, after the bias.
     pub(super) relu: bool,
-    /// What is asked for meanwhile, a part with each link.
-    pub(super) soon: &'a [Soon<T>],
+    /// What is asked for meanwhile.
+    pub(super) soon: &'a [Soon<T>; 2],
     /// Tiles of the same rows that came before.
     pub(super) tile: usize,
 }
@@ -83,10 +84,6 @@ pub(super) const WIDE: usize = 4;
 /// `t` describes readable rows and columns and a writable strip, the CPU has `S`'s instruction set, and nothing else
 /// accesses the strip meanwhile.
 #[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "indices that unroll completely keep the accumulators in registers"
-)]
 unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<'_, S::T>) {
     // SAFETY: all accesses are inside the operands that the caller describes: rows of A `0..ROWS`, the links' steps, and
     // the vectors of B and C whose lanes past `tail` are masked off. Prefetches may be anywhere.
@@ -102,47 +99,35 @@ unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<'_, S::
                 }
             }
             let mut acc = [[S::splat(S::T::ZERO); VECS]; ROWS];
-            for (n, link) in t.links.iter().enumerate() {
-                for soon in t.soon {
-                    if tile < soon.tiles && n < soon.chunks {
-                        let mut line = soon.at.wrapping_add(tile * soon.tile + n * soon.chunk);
-                        for _ in 0..soon.lines {
-                            S::prefetch_later(line);
-                            line = line.wrapping_add(soon.line);
-                        }
+            let mut asks = Asks::of(t.soon, tile);
+            // Narrow tiles, the last ones of a strip, are masked always, broad ones only if they are partial.
+            let masked = VECS == 1 || (left == 0 && t.tail < l);
+            for link in t.links {
+                let a = t.a.wrapping_add(link.a);
+                let stream = Stream {
+                    b: panel.wrapping_add(link.b),
+                    row: t.b_row,
+                    ahead: t.ahead,
+                    k: link.k,
+                };
+                let (along, down) = (Along::new(a, t.a_row), Down::new(a, t.a_col));
+                let (acc, asks) = (&mut acc, &mut asks);
+                match (t.a_col, t.a_row) {
+                    (1, _) if VECS == 1 => {
+                        walk::link::<S, Along<S::T, ROWS>, ROWS, VECS, true>(acc, along, stream, mask, asks)
                     }
-                }
-                // One pointer per three rows: x86 addressing reaches base, base + s and base + 2 s. Compilers would rather
-                // compute one from the other in every step, a chain that the last loads wait for.
-                let mut rows = [t.a; 8];
-                for g in 0..8 {
-                    if 3 * g < ROWS {
-                        rows[g] = S::opaque(t.a.wrapping_add(link.a + 3 * g * t.a_row));
+                    (_, 1) if VECS == 1 => walk::link::<S, Down<S::T>, ROWS, VECS, true>(acc, down, stream, mask, asks),
+                    (1, _) if !masked => {
+                        walk::link::<S, Along<S::T, ROWS>, ROWS, VECS, false>(acc, along, stream, mask, asks)
                     }
-                }
-                let mut b = panel.wrapping_add(link.b);
-                for _ in 0..link.k {
-                    let mut x = [S::splat(S::T::ZERO); VECS];
-                    for v in 0..VECS {
-                        x[v] = if v + 1 < VECS {
-                            S::load(b.add(v * l))
-                        } else {
-                            S::load_masked(b.add(v * l), mask)
-                        };
-                    }
-                    for v in 0..VECS {
-                        S::prefetch(b.wrapping_add(t.ahead + v * l));
-                    }
-                    for i in 0..ROWS {
-                        let y = S::splat(*rows[i / 3].wrapping_add((i % 3) * t.a_row));
-                        for v in 0..VECS {
-                            acc[i][v] = S::mul_add(y, x[v], acc[i][v]);
-                        }
-                    }
-                    b = b.wrapping_add(t.b_row);
-                    for g in 0..8 {
-                        rows[g] = rows[g].wrapping_add(t.a_col);
-                    }
+                    (_, 1) if !masked => walk::link::<S, Down<S::T>, ROWS, VECS, false>(acc, down, stream, mask, asks),
+                    (column, row) => walk::link::<S, Anyhow<S::T>, ROWS, VECS, true>(
+                        acc,
+                        Anyhow::new(a, row, column),
+                        stream,
+                        mask,
+                        asks,
+                    ),
                 }
             }
             finish::<S, ROWS, VECS>(t, acc, mask, c, bias);

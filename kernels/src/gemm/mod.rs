@@ -5,14 +5,14 @@
 //! are free, and C is row-major.
 //!
 //! A result does not depend on the number of threads or on how the work is split: every element is one chain of
-//! multiply-adds over the inner dimension, cut into lengths that only that dimension decides. It may differ in the
-//! last bits between instruction sets.
+//! multiply-adds over the inner dimension, cut into lengths that only that dimension and the CPU decide. It may differ in
+//! the last bits between kinds of CPU: by their instruction sets, and by the size of their second-level caches.
 //!
 //! * `matrix`: the operands and their checks.
 //! * `chain`: sums of products whose operands are stretches of two arrays.
 //! * `plan`: orientation, packing, blocking, and the split over threads.
 //! * `block`: the loops around the microkernel for one block of C.
-//! * `micro`, `simd`, `x86`: the microkernel and the vector operations it is written in.
+//! * `micro`, `walk`, `simd`, `x86`: the microkernel, its inner loop, and the vector operations it is written in.
 //! * `soon`: asking for memory before it is needed.
 //! * `pack`, `scratch`: layouts that the microkernel streams well, and the buffers for them.
 //! * `plain`: every other element type.
@@ -30,6 +30,7 @@ mod soon;
 #[cfg(test)]
 mod tests;
 mod vector;
+mod walk;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

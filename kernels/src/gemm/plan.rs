@@ -2,10 +2,11 @@
 //!
 //! The constants were measured with `examples/gemm_bench.rs` on Zen 5 and Zen 4 cores (48 and 32 KiB of first-level, 1 MiB
 //! of second-level cache, AVX-512), in `f32`; sizes are kept in bytes so that they serve `f64` too. They steer speed only: the chain of
-//! additions behind an element of C depends on [`DEPTH`] and on nothing else here.
+//! additions behind an element of C depends on the depth of a pass ([`DEPTH`] or [`SHORT`]) and on nothing else here.
 #![forbid(unsafe_code)]
 
 use super::block::Product;
+use super::simd::Caches;
 use std::ops::Range;
 
 /// Bytes of a row of A that one pass takes: 1024 `f32`.
@@ -13,6 +14,14 @@ use std::ops::Range;
 /// C is read and written once a pass, and its lines come from memory in large products: on a Zen 4 core half of this
 /// lost 2 % for squares of 1024 and more, a quarter 4 %, and twice as much won nothing.
 const DEPTH: usize = 4096;
+
+/// The same where the second-level cache has room for a packed block of B of so many rows and for what it meets,
+/// [`ROOMY`] bytes. On an Emerald Rapids core, whose third level is slow, 3 % more for squares of 1024 and 2048 and for the
+/// gradients of weights; half of it gave less.
+const SHORT: usize = DEPTH / 2;
+
+/// See [`SHORT`].
+const ROOMY: usize = 2 << 20;
 
 /// Bytes of a row of B that one block takes where an operand is packed: 512 `f32`.
 ///
@@ -150,7 +159,9 @@ pub(super) fn plan<T: Copy>(p: Product<T>, lanes: usize, max_rows: usize) -> (Pr
 /// Blocking and packing of a product in the orientation given.
 pub(super) fn layout<T>(p: &Product<T>, lanes: usize) -> Plan {
     let size = size_of::<T>();
-    let passes = p.k.div_ceil(DEPTH / size).max(1);
+    let caches = Caches::here();
+    let depth = if caches.second_bytes >= ROOMY { SHORT } else { DEPTH };
+    let passes = p.k.div_ceil(depth / size).max(1);
     // Rows a page apart cost more than packing as soon as B is read twice, and if the inner dimension is short (so
     // that a block fits the cache all the same) when it is read often.
     let row = p.b_row.wrapping_mul(size);
@@ -160,7 +171,7 @@ pub(super) fn layout<T>(p: &Product<T>, lanes: usize) -> Plan {
     // gradients of weights, 784 × 512 × 1024, had 10 to 25 % less on a Zen 5 core, and in small pages of memory others as
     // well, 784 × 512 × 64 15 % and 2048 × 512 × 2048 27 %; a Zen 4 core, which takes twice the time for the same
     // multiply-adds, showed nothing. Other layouts are as fast unpacked for many rows, and up to 30 % faster for few.
-    let crowded = p.k.saturating_mul(period(row)) / PAGE > super::simd::first_level_ways();
+    let crowded = p.k.saturating_mul(period(row)) / PAGE > caches.first_ways;
     let pack_b = p.b_col != 1 || (rows_collide && often) || (crowded && p.m >= OFTEN && p.n * size >= BROAD);
     // A step of the inner dimension takes one line of such an A, far from the next one. Copies are read as one stream for
     // every panel of B: 2 to 7 % more where there are panels and steps enough, else nothing or a loss.
@@ -174,7 +185,7 @@ pub(super) fn layout<T>(p: &Product<T>, lanes: usize) -> Plan {
         pack_a,
         ahead: AHEAD,
         rows: if p.a_row.wrapping_mul(size).is_multiple_of(PAGE) {
-            super::simd::first_level_ways().max(4)
+            caches.first_ways.max(4)
         } else {
             usize::MAX
         },

@@ -21,16 +21,33 @@ impl Real for f64 {
     const ONE: Self = 1.0;
 }
 
-/// Lines of the first-level data cache that one address can be in.
-pub(super) fn first_level_ways() -> usize {
-    #[cfg(target_arch = "x86_64")]
-    {
-        static WAYS: std::sync::LazyLock<usize> = std::sync::LazyLock::new(super::x86::first_level_ways);
-        *WAYS
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        8
+/// The data caches of a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Caches {
+    /// Lines of the first level that one address can be in.
+    pub(super) first_ways: usize,
+    /// Size of the second level.
+    pub(super) second_bytes: usize,
+}
+
+impl Caches {
+    /// What is assumed of a CPU that does not tell.
+    pub(super) const USUAL: Caches = Caches {
+        first_ways: 8,
+        second_bytes: 1 << 20,
+    };
+
+    /// Those of this machine.
+    pub(super) fn here() -> Caches {
+        #[cfg(target_arch = "x86_64")]
+        {
+            static HERE: std::sync::LazyLock<Caches> = std::sync::LazyLock::new(super::x86::caches);
+            *HERE
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            Caches::USUAL
+        }
     }
 }
 

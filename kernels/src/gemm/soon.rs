@@ -80,15 +80,16 @@ impl<T: Real> Soon<T> {
             line: Self::CHUNK,
         }
     }
-    /// The `height` rows of C from `c`, a distance `row` apart, tile by tile of so many columns, with so many links of the
-    /// inner dimension. (A tile is at most two lines wide, and one of each pair of lines is in either part.)
+
+    /// The `height` rows of C from `c`, a distance `row` apart, tile by tile of so many columns, while an inner dimension of
+    /// `depth` steps goes by. (A tile is at most two lines wide, and one of each pair of lines is in either part.)
     pub(super) fn below(
         c: *mut T,
         (height, row): (usize, usize),
         (tiles, columns): (usize, usize),
-        links: usize,
+        depth: usize,
     ) -> [Self; 2] {
-        let lines = height.div_ceil(links.max(1)).max(1);
+        let lines = height.div_ceil((depth / Self::CHUNK).max(1)).max(1);
         let first = Soon {
             tiles,
             at: c.cast_const(),
@@ -111,12 +112,12 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// The elements at which lines are asked for, in a strip of so many tiles with so many links.
-    fn asked(all: &[Soon<f32>], base: *const f32, tiles: usize, links: usize) -> BTreeSet<usize> {
+    /// The elements at which lines are asked for, in a strip of so many tiles, a tile having so many chunks.
+    fn asked(all: &[Soon<f32>], base: *const f32, tiles: usize, chunks: usize) -> BTreeSet<usize> {
         let mut found = BTreeSet::new();
         for s in all {
             for tile in 0..tiles.min(s.tiles) {
-                for n in 0..links.min(s.chunks) {
+                for n in 0..chunks.min(s.chunks) {
                     for i in 0..s.lines {
                         let at = s.at.wrapping_add(tile * s.tile + n * s.chunk + i * s.line);
                         found.insert((at as usize - base as usize) / size_of::<f32>());
@@ -161,11 +162,12 @@ mod tests {
     fn both_lines_of_every_row_below_are_asked_for() {
         let mut c = [0f32; 1];
         let base = c.as_mut_ptr();
-        for (height, links) in [(12, 2), (11, 4), (3, 12)] {
-            let found = asked(&Soon::below(base, (height, 512), (3, 32), links), base, 3, links);
+        for (height, chunks) in [(12, 2), (11, 4), (3, 12)] {
+            let below = Soon::below(base, (height, 512), (3, 32), chunks * Soon::<f32>::CHUNK);
+            let found = asked(&below, base, 3, chunks);
             for row in 0..height {
                 for line in 0..6 {
-                    assert!(found.contains(&(row * 512 + line * 16)), "{height} {links}");
+                    assert!(found.contains(&(row * 512 + line * 16)), "{height} {chunks}");
                 }
             }
         }

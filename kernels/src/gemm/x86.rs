@@ -1,11 +1,11 @@
 //! [`Simd`] for x86-64: AVX-512 and AVX2 with fused multiply-add.
 
-use super::simd::Simd;
+use super::simd::{Caches, Simd};
 use std::arch::x86_64::*;
 
-/// Lines of the first-level data cache that one address can be in, as the CPU says; 8 if it does not.
-pub(super) fn first_level_ways() -> usize {
-    const USUAL: usize = 8;
+/// What the CPU says of its data caches, as far as it does.
+pub(super) fn caches() -> Caches {
+    let mut caches = Caches::USUAL;
     // AMD and Intel describe caches in the same way, in leaves of different numbers.
     for leaf in [0x8000_001d, 4] {
         if __cpuid(leaf & 0x8000_0000).eax < leaf {
@@ -18,12 +18,20 @@ pub(super) fn first_level_ways() -> usize {
                 break;
             }
             // Data, or data and instructions.
-            if level == 1 && kind != 2 {
-                return (r.ebx >> 22) as usize + 1;
+            if kind == 2 {
+                continue;
+            }
+            let ways = (r.ebx >> 22) as usize + 1;
+            let lines = ((r.ebx >> 12) & 0x3ff) as usize + 1;
+            let line = (r.ebx & 0xfff) as usize + 1;
+            match level {
+                1 => caches.first_ways = ways,
+                2 => caches.second_bytes = ways * lines * line * (r.ecx as usize + 1),
+                _ => {}
             }
         }
     }
-    USUAL
+    caches
 }
 
 /// Sixteen `f32` in a 512-bit register.

@@ -288,6 +288,52 @@ fn a_link_outside_of_its_array_is_refused() {
 }
 
 #[test]
-fn the_first_level_cache_has_a_plausible_number_of_ways() {
-    assert!((1..=64).contains(&simd::first_level_ways()));
+fn the_caches_are_plausible() {
+    let caches = simd::Caches::here();
+    assert!((1..=64).contains(&caches.first_ways), "{caches:?}");
+    assert!(((128 << 10)..=(256 << 20)).contains(&caches.second_bytes), "{caches:?}");
+}
+
+#[test]
+fn rows_of_every_layout_give_the_same_bits_for_every_height_width_and_depth() {
+    let mut values = Values(11);
+    for m in 1..=13 {
+        for n in [1, 7, 15, 16, 17, 31, 32, 33, 50, 64, 81] {
+            for k in [1, 3, 4, 5, 8, 18, 139] {
+                let a: Vec<f32> = values.take(m * k).iter().map(|x| *x as f32).collect();
+                let b: Vec<f32> = values.take(k * n).iter().map(|x| *x as f32).collect();
+                let at = |row: usize, column: usize| {
+                    let mut laid = vec![f32::NAN; (m - 1) * row + (k - 1) * column + 1];
+                    for i in 0..m {
+                        for j in 0..k {
+                            laid[i * row + j * column] = a[i * k + j];
+                        }
+                    }
+                    let a = Mat::new(&laid, m, k, row, column).unwrap();
+                    let mut c = vec![0.0; m * n];
+                    let dense = MatMut::dense(&mut c, m, n).unwrap();
+                    gemm(
+                        &Serial,
+                        1.0,
+                        a,
+                        Mat::dense(&b, k, n).unwrap(),
+                        0.0,
+                        dense,
+                        Epilogue::NONE,
+                    )
+                    .unwrap();
+                    c
+                };
+                let along = at(k + 2, 1);
+                assert_eq!(along, at(1, m + 3), "down {m} {n} {k}");
+                assert_eq!(along, at(2 * k + 1, 2), "spread {m} {n} {k}");
+                for (i, c) in along.iter().enumerate() {
+                    let sum: f64 = (0..k)
+                        .map(|j| f64::from(a[i / n * k + j]) * f64::from(b[j * n + i % n]))
+                        .sum();
+                    assert!((f64::from(*c) - sum).abs() < 1e-5 * k as f64, "{m} {n} {k}: {c} {sum}");
+                }
+            }
+        }
+    }
 }
