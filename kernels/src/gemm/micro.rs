@@ -101,7 +101,7 @@ unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<'_, S::
             let mut acc = [[S::splat(S::T::ZERO); VECS]; ROWS];
             let mut asks = Asks::of(t.soon, tile);
             // Narrow tiles, the last ones of a strip, are masked always, broad ones only if they are partial.
-            let masked = VECS == 1 || (left == 0 && t.tail < l);
+            let partial = left == 0 && t.tail < l;
             for link in t.links {
                 let a = t.a.wrapping_add(link.a);
                 let stream = Stream {
@@ -117,10 +117,10 @@ unsafe fn strip<S: Simd, const ROWS: usize, const VECS: usize>(t: &Strip<'_, S::
                         walk::link::<S, Along<S::T, ROWS>, ROWS, VECS, true>(acc, along, stream, mask, asks)
                     }
                     (_, 1) if VECS == 1 => walk::link::<S, Down<S::T>, ROWS, VECS, true>(acc, down, stream, mask, asks),
-                    (1, _) if !masked => {
+                    (1, _) if !partial => {
                         walk::link::<S, Along<S::T, ROWS>, ROWS, VECS, false>(acc, along, stream, mask, asks)
                     }
-                    (_, 1) if !masked => walk::link::<S, Down<S::T>, ROWS, VECS, false>(acc, down, stream, mask, asks),
+                    (_, 1) if !partial => walk::link::<S, Down<S::T>, ROWS, VECS, false>(acc, down, stream, mask, asks),
                     (column, row) => walk::link::<S, Anyhow<S::T>, ROWS, VECS, true>(
                         acc,
                         Anyhow::new(a, row, column),

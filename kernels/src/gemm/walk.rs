@@ -55,7 +55,7 @@ impl<T> Four<T> {
 }
 
 /// Where a strip's rows of A are, step by step.
-pub(super) trait Rows<S: Simd>: Copy {
+pub(super) trait Rows<S: Simd> {
     /// Called before each four steps.
     fn begin(&mut self);
     /// The element of row `i` for the next step but `step`.
@@ -208,7 +208,7 @@ pub(super) unsafe fn link<S: Simd, A: Rows<S>, const ROWS: usize, const VECS: us
     mut a: A,
     stream: Stream<S::T>,
     mask: S::M,
-    asks: &mut Asks<S::T>,
+    asks: &mut Asks<'_, S::T>,
 ) {
     let mut b = Four::new(stream.b, stream.row);
     let mut soon = Four::new(stream.b.wrapping_add(stream.ahead), stream.row);
@@ -280,31 +280,27 @@ unsafe fn step<S: Simd, const ROWS: usize, const VECS: usize, const MASKED: bool
 }
 
 /// What is still to be asked for while one tile is computed.
-pub(super) struct Asks<T> {
+pub(super) struct Asks<'a, T> {
+    soon: &'a [Soon<T>; 2],
     /// Chunks that remain, of both parts.
     chunks: [usize; 2],
     /// The next lines.
     at: [*const T; 2],
-    soon: [Soon<T>; 2],
-    /// Whether there was anything at all.
-    any: bool,
 }
 
-impl<T: Real> Asks<T> {
+impl<'a, T: Real> Asks<'a, T> {
     /// What the given tile of a strip asks for.
     #[inline(always)]
-    pub(super) fn of(soon: &[Soon<T>; 2], tile: usize) -> Self {
+    pub(super) fn of(soon: &'a [Soon<T>; 2], tile: usize) -> Self {
         let mut asks = Asks {
+            soon,
             chunks: [0; 2],
             at: [std::ptr::null(); 2],
-            soon: *soon,
-            any: false,
         };
         for (e, soon) in soon.iter().enumerate() {
             if tile < soon.tiles {
                 asks.chunks[e] = soon.chunks;
                 asks.at[e] = soon.at.wrapping_add(tile * soon.tile);
-                asks.any = true;
             }
         }
         asks
@@ -317,7 +313,7 @@ impl<T: Real> Asks<T> {
     /// The CPU has `S`'s instruction set.
     #[inline(always)]
     pub(super) unsafe fn next<S: Simd<T = T>>(&mut self, left: usize) -> usize {
-        if !self.any {
+        if self.chunks == [0; 2] {
             return left;
         }
         for (e, soon) in self.soon.iter().enumerate() {
